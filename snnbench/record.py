@@ -1,0 +1,207 @@
+"""The one schema of results: RunRecord (one seed), Predictions (its proof), Entry (a leaderboard row).
+
+A record is JSON and the truth about a run; MLflow shows a view of it. Readers accept only what the
+schema knows, so an edited or truncated file is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from snnbench.errors import SnnbenchError
+from snnbench.metrics import Counts
+from snnbench.paths import write_bytes, write_text
+from snnbench.spec import RunSpec, describe_validation_error
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataIdentity(_Schema):
+    """Which data a run used, in hashes that do not depend on the file's bytes.
+
+    The first four are the same for everyone who starts from the same source files and recipe;
+    `fingerprint` covers the spike arrays themselves.
+    """
+
+    name: str
+    synthetic: bool
+    recipe_sha256: str
+    source_sha256: str
+    split_sha256: str
+    labels_sha256: str
+    fingerprint: str
+    n_samples: dict[str, int]
+    """Samples per split."""
+    groups: dict[str, list[str]]
+    """Groups (speakers) per split."""
+
+
+class Environment(_Schema):
+    """Where a record came from."""
+
+    snnbench: str
+    commit: str | None
+    """Git commit of the checkout; None outside a checkout."""
+    dirty: bool | None
+    python: str
+    packages: dict[str, str]
+    platform: str
+    processor: str
+    device: str
+    threads: int
+    deterministic: bool
+
+
+class Operations(_Schema):
+    """Work per test sample, averaged over all test samples.
+
+    `spikes` are a layer's output spikes. `dense_macs` counts every weight at every time step;
+    `effective_acs` counts an accumulate for every spike and outgoing weight (a bin that holds k input
+    spikes counts k). Formula and scope: docs/protocol.md.
+    """
+
+    spikes: dict[str, float]
+    dense_macs: float
+    effective_acs: float
+
+
+class RunRecord(_Schema):
+    """Everything about one finished or diverged run."""
+
+    schema_version: Literal["snnbench-record/1"] = "snnbench-record/1"
+    run_id: str
+    status: Literal["finished", "diverged"]
+    spec: RunSpec
+    data: DataIdentity
+    protocol: Literal["A"]
+    epochs_run: int
+    chosen_epoch: int | None
+    """Epoch (from 1) with the best validation accuracy, the earlier one at a tie."""
+    validation: Counts | None
+    test: Counts | None
+    """None for a diverged run, which counts as a seed without a correct prediction."""
+    test_by_group: dict[str, Counts] = {}
+    test_reads: int = Field(ge=0)
+    """How often the test split was opened: 1 for a finished run, 0 for a diverged one."""
+    operations: Operations | None
+    n_parameters: int
+    tuning_trials: int = Field(default=0, ge=0)
+    """Hyperparameter trials spent on validation data before this run."""
+    predictions_sha256: str | None
+    checkpoint_sha256: str | None
+    environment: Environment
+    started_at: str
+    """UTC, ISO 8601."""
+    wall_s: float
+    seconds_per_epoch: float
+
+
+class Entry(_Schema):
+    """A leaderboard row's cover sheet."""
+
+    schema_version: Literal["snnbench-entry/1"] = "snnbench-entry/1"
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    task: str
+    model: str
+    authors: list[str] = Field(min_length=1)
+    code: str = ""
+    paper: str = ""
+    licence: str = "GPL-3.0-or-later"
+    note: str = ""
+    provisional: bool = False
+    """Made from a checkout with uncommitted changes: shown, never ranked."""
+
+
+class Predictions(NamedTuple):
+    """Test predictions in file order, each of shape (sample,)."""
+
+    labels: NDArray[np.uint16]
+    predictions: NDArray[np.uint16]
+    groups: NDArray[np.uint16]
+    """Index into `RunRecord.data.groups["test"]`."""
+
+
+def labels_sha256(
+    labels: NDArray[np.integer], groups: NDArray[np.integer], names: list[str]
+) -> str:
+    """Digest of test labels and groups (indices into `names`) in file order."""
+    digest = hashlib.sha256(json.dumps(names).encode())
+    for array in (labels, groups):
+        digest.update(np.ascontiguousarray(array, dtype="<u2").tobytes())
+    return digest.hexdigest()
+
+
+def sha256_of(data: bytes) -> str:
+    """Hex sha256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write a record as indented JSON, whole or not at all."""
+    write_text(path, record.model_dump_json(indent=1) + "\n")
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read and validate a record; SnnbenchError names the file and the key that does not fit."""
+    return _validated(RunRecord, _load(path, json.loads), path)
+
+
+def write_predictions(path: Path, predictions: Predictions) -> str:
+    """Write predictions as a compressed npz and return the sha256 of the file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{k: v.astype("<u2") for k, v in predictions._asdict().items()})
+    write_bytes(path, buffer.getvalue())
+    return sha256_of(buffer.getvalue())
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read predictions; SnnbenchError where the file is not what `write_predictions` makes."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in Predictions._fields}
+    except FileNotFoundError:
+        raise SnnbenchError(f"{path}: no such predictions file") from None
+    except Exception as error:  # a damaged zip raises nearly anything
+        raise SnnbenchError(f"{path}: not a predictions file: {error}") from None
+    n = len(arrays["labels"])
+    for name, array in arrays.items():
+        if array.dtype != np.uint16 or array.shape != (n,):
+            raise SnnbenchError(
+                f"{path}: {name} has type {array.dtype} and shape {array.shape}, expected uint16 ({n},)"
+            )
+    return Predictions(**arrays)
+
+
+def read_entry(path: Path) -> Entry:
+    """Read and validate an entry.toml."""
+    return _validated(Entry, _load(path, tomllib.loads), path)
+
+
+def _load(path: Path, parse: Any) -> Any:
+    try:
+        return parse(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise SnnbenchError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise SnnbenchError(f"{path}: cannot be read: {error}") from None
+
+
+_S = TypeVar("_S", bound=BaseModel)
+
+
+def _validated(kind: type[_S], data: Any, path: Path) -> _S:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise SnnbenchError(describe_validation_error(kind, error, str(path))) from None

@@ -1,0 +1,353 @@
+"""What a run is: frozen specifications of task, model and training, from TOML, with one digest.
+
+A spec rejects unknown keys, so a typing error is an error and not a silent default. Everything that
+changes a result is in here; what does not (device, number of workers, folders) is not. Time is in
+seconds, rates in hertz.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from importlib import resources
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from snnbench.errors import UsageError, unknown_name
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Spec(BaseModel):
+    """Base of all specs: immutable, strict about its keys, with a digest over canonical JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def canonical_json(self) -> str:
+        """JSON with sorted keys and no spaces: equal specs give equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex sha256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+class DataPins(Spec):
+    """What identifies a task's data whatever machine converted it; None where it is not known.
+
+    `source_sha256` covers the names and contents of the source files, `recipe_sha256` the recipe's
+    text as data, `split_sha256` which recording is in which split, `labels_sha256` the test labels
+    and groups (in file order). See `snnbench.record.DataIdentity`.
+    """
+
+    recipe_sha256: str | None = None
+    source_sha256: str | None = None
+    split_sha256: str | None = None
+    labels_sha256: str | None = None
+
+
+class TaskSpec(Spec):
+    """What is fixed so that rows compare. A changed task is a new version beside the old one."""
+
+    name: str
+    version: int = Field(ge=1)
+    title: str
+    dataset: str
+    synthetic: bool = False
+    n_units: int = Field(gt=0)
+    n_classes: int = Field(gt=1)
+    duration_s: float = Field(gt=0)
+    """Recordings are cut or padded with silence to this length."""
+    protocol: Literal["A"] = "A"
+    """A: whole speakers held out for validation; the test split is read once (docs/protocol.md)."""
+    metric: Literal["accuracy"] = "accuracy"
+    min_seeds: int = Field(default=10, ge=1)
+    """Seeds a ranked row needs; from 5 on a row is provisional."""
+    pins: DataPins = DataPins()
+
+
+class NeuronSpec(Spec):
+    """Current-based leaky integrate-and-fire neuron (Neftci, Mostafa & Zenke 2019, eqs. 4-6)."""
+
+    kind: Literal["lif"] = "lif"
+    tau_mem_s: float = Field(default=20e-3, gt=0)
+    tau_syn_s: float = Field(default=10e-3, gt=0)
+    threshold: float = Field(default=1.0, gt=0)
+    reset: Literal["subtract", "zero"] = "subtract"
+    """`subtract` takes the threshold off the membrane after a spike, `zero` sets it to zero."""
+    gradient_through_reset: bool = False
+    """Whether the backward pass also goes through the reset's spike (Zenke & Vogels 2021)."""
+
+
+class SurrogateSpec(Spec):
+    """Derivative used for the spike in the backward pass."""
+
+    kind: Literal["superspike"] = "superspike"
+    """superspike: 1 / (1 + slope |u - threshold|)^2 (Zenke & Ganguli 2018, eq. 2.6)."""
+    slope: float = Field(default=100.0, gt=0)
+
+
+class ReadoutSpec(Spec):
+    """Leaky integrators without spikes, one per class; logits are their maximum over time."""
+
+    kind: Literal["leaky"] = "leaky"
+    tau_mem_s: float = Field(default=20e-3, gt=0)
+    tau_syn_s: float = Field(default=10e-3, gt=0)
+    reduce: Literal["max"] = "max"
+
+
+class ModelSpec(Spec):
+    """A spiking network: stacked layers of `hidden` sizes and a leaky readout."""
+
+    name: str
+    hidden: tuple[int, ...] = Field(default=(128,), min_length=1)
+    recurrent: bool = False
+    neuron: NeuronSpec = NeuronSpec()
+    surrogate: SurrogateSpec = SurrogateSpec()
+    readout: ReadoutSpec = ReadoutSpec()
+    input_gain: float = Field(default=1.0, gt=0)
+    """Scale of the initial feedforward weights, U(-g/sqrt(n_in), g/sqrt(n_in))."""
+    recurrent_gain: float = Field(default=1.0, ge=0)
+    """Scale of the initial recurrent weights, U(-g/sqrt(n), g/sqrt(n))."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability with which a hidden unit is silenced for a whole sample in training."""
+
+    @model_validator(mode="after")
+    def _sizes_positive(self) -> Self:
+        if any(size < 1 for size in self.hidden):
+            raise ValueError(f"hidden: every layer needs at least one unit, got {self.hidden}")
+        return self
+
+
+class ActivitySpec(Spec):
+    """Activity regularisers of Cramer et al. 2020 on mean spike counts z per sample and layer.
+
+    Loss += lower_strength * mean_i relu(lower - z_i)^2 + upper_strength * relu(mean_i z_i - upper)^2.
+    """
+
+    lower_strength: float = Field(default=0.0, ge=0)
+    lower: float = Field(default=0.01, ge=0)
+    upper_strength: float = Field(default=0.0, ge=0)
+    upper: float = Field(default=100.0, ge=0)
+
+
+class TrainSpec(Spec):
+    """How a model is trained; evaluation uses the same binning."""
+
+    dt_s: float = Field(default=10e-3, gt=0)
+    bin_mode: Literal["count", "clip"] = "count"
+    """`count` keeps the number of spikes in a bin and unit, `clip` makes it 0 or 1."""
+    units_per_channel: int = Field(default=1, ge=1)
+    """Neighbouring units summed into one input channel (5 gives SHD's 700 units as 140 channels)."""
+    batch_size: int = Field(default=256, ge=1)
+    epochs: int = Field(default=50, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs without a better validation accuracy; None never stops early."""
+    optimiser: Literal["adam", "adamax"] = "adam"
+    lr: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    gradient_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the whole gradient; None leaves it as it is."""
+    activity: ActivitySpec = ActivitySpec()
+
+
+class RunSpec(Spec):
+    """One training run: task, model, training, seed and the data it ran on."""
+
+    task: TaskSpec
+    model: ModelSpec
+    train: TrainSpec
+    seed: int = Field(ge=0)
+    data_fingerprint: str
+
+    @model_validator(mode="after")
+    def _decays_fit_the_bin(self) -> Self:
+        for where, tau_s in (
+            ("model.neuron.tau_mem_s", self.model.neuron.tau_mem_s),
+            ("model.neuron.tau_syn_s", self.model.neuron.tau_syn_s),
+            ("model.readout.tau_mem_s", self.model.readout.tau_mem_s),
+            ("model.readout.tau_syn_s", self.model.readout.tau_syn_s),
+        ):
+            if tau_s < self.train.dt_s:
+                raise ValueError(
+                    f"{where} = {tau_s} s is shorter than the bin train.dt_s = {self.train.dt_s} s;"
+                    " take a smaller bin or a longer time constant"
+                )
+        return self
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run's folder: readable, and unique through the digest."""
+        return f"{self.task.name}-{self.model.name}-seed{self.seed}-{self.digest[:10]}"
+
+    @property
+    def n_steps(self) -> int:
+        """Number of time bins that cover the task's duration."""
+        # 1e-9 absorbs the rounding of a quotient such as 1.4 / 0.014
+        return max(1, int(-(-(self.task.duration_s / self.train.dt_s - 1e-9) // 1)))
+
+    @property
+    def n_channels(self) -> int:
+        """Number of input channels after neighbouring units are summed."""
+        return -(-self.task.n_units // self.train.units_per_channel)
+
+
+class ZooEntry(Spec):
+    """A file of models/zoo: a model, how it is trained, and where it comes from."""
+
+    name: str
+    summary: str
+    source: str
+    model: dict[str, Any]
+    train: dict[str, Any]
+    override: dict[str, dict[str, Any]] = {}
+    """Per task: dotted keys as in `--set`, for example {"hd": {"train.epochs": 60}}."""
+    search: dict[str, dict[str, Any]] = {}
+    """Hyperparameter search space: dotted key to {low, high, log} or {choices}."""
+
+    def specs(self, task: str, overrides: Mapping[str, Any]) -> tuple[ModelSpec, TrainSpec]:
+        """Model and training spec for a task, with the user's dotted overrides applied last."""
+        tree = {"model": {"name": self.name, **self.model}, "train": self.train}
+        merged = with_overrides(tree, {**self.override.get(task, {}), **overrides})
+        return (
+            validated(ModelSpec, merged["model"], "model"),
+            validated(TrainSpec, merged["train"], "train"),
+        )
+
+
+def toml_folder(package: str, folder: str) -> dict[str, str]:
+    """Name (without .toml) to text of every TOML file in a folder that ships with `package`."""
+    files = resources.files(package).joinpath(folder).iterdir()
+    return {f.name[:-5]: f.read_text("utf-8") for f in files if f.name.endswith(".toml")}
+
+
+def task_names() -> list[str]:
+    """Names of all tasks that ship."""
+    return sorted(toml_folder("snnbench.leaderboards", "tasks"))
+
+
+def load_task(name: str) -> TaskSpec:
+    """The task called `name`; UsageError with near names if there is none."""
+    files = toml_folder("snnbench.leaderboards", "tasks")
+    if name not in files:
+        raise unknown_name("task", name, files)
+    return validated(TaskSpec, tomllib.loads(files[name]), f"tasks/{name}.toml")
+
+
+def model_names() -> list[str]:
+    """Names of all models of the zoo."""
+    return sorted(toml_folder("snnbench.models", "zoo"))
+
+
+def load_model(name: str) -> ZooEntry:
+    """The zoo entry called `name`; UsageError with near names if there is none."""
+    files = toml_folder("snnbench.models", "zoo")
+    if name not in files:
+        raise unknown_name("model", name, files)
+    return validated(ZooEntry, tomllib.loads(files[name]), f"zoo/{name}.toml")
+
+
+def make_run_spec(
+    task: str, model: str, *, seed: int, data_fingerprint: str, overrides: Mapping[str, Any] = {}
+) -> RunSpec:
+    """Specification of one run from names and dotted overrides such as {"train.lr": 1e-3}.
+
+    Raises
+    ------
+    UsageError
+        Unknown task, model or key (with its path), or a value that does not fit.
+    """
+    task_spec = load_task(task)
+    by_root: dict[str, dict[str, Any]] = {"task": {}, "model": {}, "train": {}}
+    for key, value in overrides.items():
+        root = key.split(".")[0]
+        if root not in by_root:
+            raise unknown_name("key", key, by_root)
+        by_root[root][key] = value
+    tree = with_overrides({"task": task_spec.model_dump(mode="json")}, by_root["task"])
+    model_spec, train_spec = load_model(model).specs(task, {**by_root["model"], **by_root["train"]})
+    return validated(
+        RunSpec,
+        {
+            "task": tree["task"],
+            "model": model_spec,
+            "train": train_spec,
+            "seed": seed,
+            "data_fingerprint": data_fingerprint,
+        },
+        "run",
+    )
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read `--set` arguments: "train.lr=1e-3" becomes {"train.lr": 0.001}.
+
+    Values are TOML where they parse as TOML (numbers, true, [1, 2]), else plain text.
+    """
+    overrides: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {pair!r}: write KEY=VALUE, for example train.lr=1e-3")
+        try:
+            overrides[key.strip()] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            overrides[key.strip()] = text.strip()
+    return overrides
+
+
+def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a nested mapping with dotted keys set; unknown keys are left to validation."""
+    result: dict[str, Any] = json.loads(json.dumps(tree))
+    for key, value in overrides.items():
+        *parents, leaf = key.split(".")
+        node = result
+        for depth, part in enumerate(parents):
+            child = node.setdefault(part, {})
+            if not isinstance(child, dict):
+                raise UsageError(f"{key}: {'.'.join(parents[: depth + 1])} has no keys of its own")
+            node = child
+        node[leaf] = value
+    return result
+
+
+def validated(kind: type[Model], data: Any, where: str) -> Model:
+    """`kind` made from `data`, or an error naming the key's path and what was found there."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(describe_validation_error(kind, error, where)) from None
+
+
+def describe_validation_error(kind: type[BaseModel], error: ValidationError, where: str) -> str:
+    """One line per problem: dotted path, what is wrong, what was found, near names."""
+    lines = []
+    for problem in error.errors():
+        path = ".".join([where, *map(str, problem["loc"])])
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(kind, problem["loc"][:-1])
+            lines.append(
+                str(unknown_name("key", path, [f"{path.rpartition('.')[0]}.{k}" for k in known]))
+            )
+        elif problem["type"] == "value_error":
+            lines.append(f"{where}: {problem['ctx']['error']}")
+        else:
+            lines.append(f"{path}: {problem['msg'].lower()}, found {problem['input']!r}")
+    return "\n".join(lines)
+
+
+def _fields_at(kind: type[BaseModel], path: Iterable[Any]) -> list[str]:
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        kind = annotation
+    return list(kind.model_fields)
