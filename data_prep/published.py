@@ -1,0 +1,164 @@
+"""The published HDF5 layout of SHD and SSC: read it into, and write it from, a SpikeDataset.
+
+spikes/times    per sample a float16 array, s
+spikes/units    per sample an integer array
+labels          class per sample
+extra/speaker   speaker number per sample (SHD)
+extra/keys      names of the classes
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from snnbench import __version__
+from snnbench.data_prep.recipe import Recipe, sha256_text
+from snnbench.data_prep.split import resolved_rule
+from snnbench.data_prep.store import Header, Sample, SpikeDataset, create
+from snnbench.errors import SnnbenchError, unknown_name
+from snnbench.paths import file_sha256, whole_file
+
+_BLOCK = 256  # samples in memory at a time
+
+
+def export_published(dataset: SpikeDataset, folder: Path) -> list[Path]:
+    """Write `<name>_<split>.h5` for every split in the published layout; returns the files.
+
+    Times become float16 as in the published files: 0.49 ms apart between 0.5 and 1 s, 0.98 ms above.
+    """
+    files = []
+    for split in dataset.splits:
+        path = folder / f"{dataset.header.name}_{split}.h5"
+        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+            _write_split(file, dataset, split)
+        files.append(path)
+    return files
+
+
+def _write_split(file: h5py.File, dataset: SpikeDataset, split: str) -> None:
+    n = dataset.n_samples(split)
+    times = file.create_dataset("spikes/times", (n,), dtype=h5py.vlen_dtype(np.float16))
+    units = file.create_dataset("spikes/units", (n,), dtype=h5py.vlen_dtype(np.uint16))
+    labels = file.create_dataset("labels", (n,), dtype=np.uint16)
+    speaker = file.create_dataset("extra/speaker", (n,), dtype=np.uint16)
+    numbers = _speaker_numbers(dataset.header.groups)
+    for start in range(0, n, _BLOCK):
+        part = dataset.read(split, start, min(start + _BLOCK, n))
+        for i in range(len(part)):
+            sample_times, sample_units = part.sample(i)
+            times[start + i] = sample_times.astype(np.float16)
+            units[start + i] = sample_units
+        labels[start : start + len(part)] = part.labels
+        speaker[start : start + len(part)] = numbers[part.groups]
+    keys = [name.encode() for name in dataset.header.classes]
+    file.create_dataset("extra/keys", data=np.array(keys, dtype="S"))
+
+
+def _speaker_numbers(groups: tuple[str, ...]) -> np.ndarray:
+    """Group names as numbers where all are numbers, else their positions."""
+    if all(name.isdecimal() for name in groups):
+        return np.array([int(name) for name in groups])
+    return np.arange(len(groups))
+
+
+def import_published(
+    recipe: Recipe,
+    source: Path,
+    out: Path,
+    *,
+    test_groups: tuple[str, ...] = (),
+    valid_groups: tuple[str, ...] = (),
+) -> None:
+    """Read published train and test files into one SpikeDataset.
+
+    The test file is the test split; validation speakers are taken out of the training file, as the
+    recipe or `valid_groups` says.
+
+    Raises
+    ------
+    SnnbenchError
+        A file is missing or not in the layout, or a validation speaker does not exist.
+    """
+    if test_groups:
+        raise SnnbenchError(
+            f"{recipe.name}: the published test file is the test split; drop --test-groups"
+        )
+    rule = resolved_rule(recipe.split, (), valid_groups)
+    paths = [source / name for name in recipe.source.files]
+    for path in paths:
+        if not path.is_file():
+            raise SnnbenchError(
+                f"{path}: missing; the source folder needs {', '.join(recipe.source.files)}"
+            )
+    speakers = sorted({f"{s:02d}" for path in paths for s in _column(path, "extra/speaker")})
+    for name in rule.valid_groups:
+        if name not in speakers:
+            raise unknown_name("validation group", name, speakers)
+    processing = recipe.model_copy(update={"split": rule}).processing_json({})
+    header = Header(
+        name=recipe.name,
+        title=recipe.title,
+        synthetic=recipe.synthetic,
+        n_units=recipe.n_units,
+        duration_s=recipe.duration_s,
+        classes=recipe.classes,
+        groups=tuple(speakers),
+        recipe=processing,
+        recipe_sha256=sha256_text(processing),
+        licence=recipe.licence,
+        citation=recipe.citation,
+        made_by=f"snnbench {__version__}",
+    )
+    with create(out, header) as writer:
+        for path, in_test in zip(paths, (False, True), strict=True):
+            for block in _read_samples(path, header):
+                for split in ("test",) if in_test else ("train", "valid"):
+                    held_out = {header.groups.index(name) for name in rule.valid_groups}
+                    samples = [
+                        s for s in block if in_test or (s.group in held_out) == (split == "valid")
+                    ]
+                    if samples:
+                        writer.append(split, samples)
+
+
+def _read_samples(path: Path, header: Header) -> Iterator[list[Sample]]:
+    """Samples of one published file, block by block, with spikes sorted by time."""
+    digest = file_sha256(path)
+    group_of = {int(name): i for i, name in enumerate(header.groups)}
+    labels, speakers = _column(path, "labels"), _column(path, "extra/speaker")
+    if len(labels) and labels.max() >= len(header.classes):
+        raise SnnbenchError(
+            f"{path}: label {labels.max()} is out of range, the largest is {len(header.classes) - 1}"
+        )
+    for start in range(0, len(labels), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        times, units = _column(path, "spikes/times", part), _column(path, "spikes/units", part)
+        block = []
+        for i, (t, u) in enumerate(zip(times, units, strict=True), start):
+            # float32 before anything else: float16 overflows as soon as seconds become microseconds
+            t = t.astype(np.float32)
+            order = np.argsort(t, kind="stable")
+            source_id = f"{path.stem}/{i}"
+            # the published file is the source: a sample's hash is made of the file's and its number
+            content = hashlib.sha256(f"{digest} {i}".encode()).hexdigest()
+            sample = Sample(
+                t[order], u[order], int(labels[i]), group_of[int(speakers[i])], source_id, content
+            )
+            block.append(sample)
+        yield block
+
+
+def _column(path: Path, name: str, part: slice = slice(None)) -> Any:
+    try:
+        with h5py.File(path, "r") as file:
+            return file[name][part]
+    except (OSError, KeyError) as error:
+        raise SnnbenchError(
+            f"{path}: {name} cannot be read, not in the published layout: {error}"
+        ) from None
