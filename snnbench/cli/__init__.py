@@ -1,0 +1,88 @@
+"""The command line: `snnbench NOUN VERB`. Modules of verbs are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from snnbench import __version__
+from snnbench.errors import SnnbenchError, unknown_name
+
+# name: (module, one line for --help); importing all modules for --help would make it slow
+COMMANDS = {
+    "quickstart": ("run", "The whole path on the embedded data set, in a few minutes."),
+    "data": ("data", "Make, check, look at and export data sets."),
+    "models": ("models", "What is in the zoo."),
+    "train": ("run", "Train one model with one seed."),
+    "eval": ("run", "Evaluate a trained run again and compare with its record."),
+    "bench": ("run", "Train a model with several seeds under the task's protocol."),
+    "board": ("board", "Add, verify, build and show leaderboards."),
+    "env": ("env", "Versions, devices and folders of this installation."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in modules that are imported only when needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"snnbench.cli.{COMMANDS[name][0]}")
+        command: click.Command = getattr(module, f"{name}_command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise unknown_name("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="snnbench")
+def cli() -> None:
+    """Benchmark spiking networks: sound to spikes, spikes to a verified leaderboard row.
+
+    \b
+    Example: snnbench quickstart
+    """
+
+
+def main() -> None:
+    """Entry point: run a command and turn every expected failure into one line and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except SnnbenchError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.Abort:
+        _fail("stopped; run the same command again to continue", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped; run the same command again to continue", 130)
+    except BrokenPipeError:
+        # the reader of our output (head, less) has left: not an error, and nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MemoryError:
+        _fail("out of memory; smaller train.batch_size or fewer --workers need less", 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'file system'}: {error.strerror or error}", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"snnbench: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,244 @@
+"""`snnbench board`: add runs to a leaderboard, verify it, build its pages, show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from snnbench.cli.common import answer, json_option, note
+
+if TYPE_CHECKING:
+    from snnbench.leaderboards.table import Table
+    from snnbench.leaderboards.verify import Verified
+
+board_option = click.option(
+    "--board",
+    type=click.Path(path_type=Path),
+    help="Folder of entries. Default: the shipped ones and your own in SNNBENCH_HOME/board.",
+)
+
+
+@click.group("board")
+def board_command() -> None:
+    """Leaderboards: every number follows from stored predictions.
+
+    \b
+    Example: snnbench board show
+    """
+
+
+@board_command.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--name", help="Name of the row; default: the model's.")
+@click.option("--authors", multiple=True, metavar="NAME", help="May be repeated.")
+@click.option("--note", "note_text", metavar="TEXT", help="A sentence shown with the row.")
+@click.option(
+    "--entry",
+    type=click.Path(path_type=Path),
+    help="entry.toml with name, authors, paper, code, licence, note.",
+)
+@click.option("--board", type=click.Path(path_type=Path), help="Default: SNNBENCH_HOME/board.")
+@click.option(
+    "--provisional",
+    is_flag=True,
+    help="Accept runs from a checkout with uncommitted changes; the row gets no rank.",
+)
+@json_option
+def add(
+    runs: tuple[Path, ...],
+    name: str | None,
+    authors: tuple[str, ...],
+    note_text: str | None,
+    entry: Path | None,
+    board: Path | None,
+    provisional: bool,
+    as_json: bool,
+) -> None:
+    """Make run folders, one per seed, a row of a leaderboard.
+
+    The runs must be of one task, model, training and data set. Nothing is added unless it verifies.
+
+    \b
+    Example: snnbench board add ~/runs/hd-rec-lif-seed* --name rec-lif --authors "A. Turing"
+    """
+    from snnbench.leaderboards.add import add_entry, read_cover
+    from snnbench.leaderboards.entries import local_root, shipped_tasks
+
+    cover: dict[str, Any] = read_cover(entry) if entry else {}
+    options = {"name": name, "authors": list(authors), "note": note_text}
+    cover |= {key: value for key, value in options.items() if value}
+    added = add_entry(
+        runs, board or local_root(), shipped_tasks(), cover=cover, provisional=provisional
+    )
+    data = {
+        "entry": added.verified.label,
+        "folder": str(added.verified.folder),
+        "seeds": [record.spec.seed for record in added.verified.records],
+        "was_there": added.was_there,
+    }
+    state = "was there already, identical" if added.was_there else "added and verified"
+    answer(as_json, data, f"{data['entry']}: {state}; {data['folder']}")
+
+
+@board_command.command()
+@board_option
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, board: Path | None, as_json: bool) -> None:
+    """Check every entry: no edited byte, and accuracies recounted from stored predictions.
+
+    Exits with 1 and lists every problem if anything does not hold.
+
+    \b
+    Example: snnbench board verify --board leaderboards/entries
+    """
+    from snnbench.leaderboards.entries import board_roots, shipped_tasks
+    from snnbench.leaderboards.table import verify_roots
+
+    found = verify_roots(board_roots(board), shipped_tasks())
+    failed = [verified for _, verified in found if not verified.ok]
+    lines = [_verdict(origin, verified) for origin, verified in found]
+    lines.append(f"{len(found) - len(failed)} of {len(found)} entries verify")
+    data = {
+        "ok": not failed,
+        "entries": [
+            {
+                "entry": verified.label,
+                "origin": origin,
+                "folder": str(verified.folder),
+                "ok": verified.ok,
+                "seeds": [record.spec.seed for record in verified.records],
+                "pins": verified.pins,
+                "fingerprint": _fingerprint(verified),
+                "problems": [problem._asdict() for problem in verified.problems],
+            }
+            for origin, verified in found
+        ],
+    }
+    answer(as_json, data, "\n".join(lines))
+    if failed:
+        ctx.exit(1)
+
+
+@board_command.command()
+@board_option
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder to write. Default: SNNBENCH_HOME/page."
+)
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is missing or stale.")
+@json_option
+@click.pass_context
+def build(
+    ctx: click.Context, board: Path | None, out: Path | None, check: bool, as_json: bool
+) -> None:
+    """Write each task as Markdown and CSV, and all as one HTML page that needs no network.
+
+    \b
+    Example: snnbench board build --out page
+    """
+    from snnbench.errors import SnnbenchError
+    from snnbench.leaderboards.render import render_board
+    from snnbench.paths import home_dir, write_text
+
+    out = out or home_dir() / "page"
+    tables, failed = _tables(board)
+    if failed:
+        raise SnnbenchError(
+            "\n".join(["a board with entries that do not verify is not built:", *failed])
+        )
+    files = render_board(tables)
+    if check:
+        stale = [name for name, text in files.items() if not _is_fresh(out / name, text)]
+        lines = [f"{out / name}: stale; run `snnbench board build`" for name in stale]
+        answer(as_json, {"stale": stale}, "\n".join(lines) or f"{out}: fresh")
+        if stale:
+            ctx.exit(1)
+        return
+    for name, text in files.items():
+        write_text(out / name, text)
+    answer(
+        as_json,
+        {"folder": str(out), "files": list(files)},
+        "\n".join(str(out / name) for name in files),
+    )
+
+
+@board_command.command()
+@click.argument("task", required=False)
+@board_option
+@json_option
+def show(task: str | None, board: Path | None, as_json: bool) -> None:
+    """Show the leaderboard of TASK, or of all tasks.
+
+    \b
+    Example: snnbench board show digits-synthetic
+    """
+    from snnbench.errors import unknown_name
+    from snnbench.spec import task_names
+
+    tables, failed = _tables(board)
+    for line in failed:
+        note(f"left out, does not verify: {line}")
+    if task is not None:
+        known = {*task_names(), *(table.task.name for table in tables)}
+        if task not in known:
+            raise unknown_name("task", task, known)
+        tables = [table for table in tables if table.task.name == task]
+    empty = "no entries yet; train with `snnbench bench`, then `snnbench board add RUN...`"
+    answer(
+        as_json, [table.as_data() for table in tables], terminal_tables(tables) if tables else empty
+    )
+
+
+def terminal_tables(tables: list[Table]) -> Any:
+    """Leaderboards as something rich can draw; text of entries is never read as markup."""
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    from snnbench.leaderboards.render import COLUMNS, SYNTHETIC, cells, legend
+
+    parts: list[Any] = []
+    for table in tables:
+        mark = f"  {SYNTHETIC}" if table.task.synthetic else ""
+        parts.append(Text.assemble((table.task.title, "bold"), (mark, "yellow")))
+        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+        for key, title in COLUMNS.items():
+            left = key in ("entry", "data", "origin")
+            grid.add_column(title, justify="left" if left else "right", overflow="fold")
+        for row in table.rows:
+            grid.add_row(*(Text(text) for text in cells(row).values()))
+        parts += [grid, Text(legend(table), "dim"), Text()]
+    return Group(*parts[:-1])
+
+
+def _tables(board: Path | None) -> tuple[list[Table], list[str]]:
+    """Tables of the entries that verify, and a line for each problem of the others."""
+    from snnbench.leaderboards.entries import board_roots, shipped_tasks
+    from snnbench.leaderboards.table import make_tables, verify_roots
+
+    found = verify_roots(board_roots(board), shipped_tasks())
+    failed = [f"{v.folder}: {problem}" for _, v in found for problem in v.problems]
+    return make_tables(found), failed
+
+
+def _verdict(origin: str, verified: Verified) -> str:
+    if not verified.ok:
+        problems = [f"  {verified.folder}/{problem}" for problem in verified.problems]
+        return "\n".join([f"FAILED  {verified.label} ({origin})", *problems])
+    pins = ", ".join(f"{name} {state}" for name, state in verified.pins.items())
+    return (
+        f"ok      {verified.label} ({origin}): {len(verified.records)} seeds;"
+        f" {pins}; fingerprint {_fingerprint(verified)[:12]}"
+    )
+
+
+def _fingerprint(verified: Verified) -> str:
+    return verified.records[0].data.fingerprint if verified.records else ""
+
+
+def _is_fresh(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
