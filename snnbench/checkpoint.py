@@ -1,0 +1,116 @@
+"""Weights on disk: a safetensors file with the run's spec as JSON in its header. No pickle anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from snnbench.errors import SnnbenchError
+from snnbench.models.network import SpikingNetwork, build
+from snnbench.paths import write_bytes
+from snnbench.spec import RunSpec, describe_validation_error
+
+
+class TensorFile(NamedTuple):
+    """Content of a safetensors file written here."""
+
+    tensors: dict[str, Tensor]
+    spec: RunSpec
+    extra: dict[str, Any]
+    """Whatever else was written beside the spec, as JSON."""
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], spec: RunSpec, extra: Mapping[str, Any] = {}
+) -> None:
+    """Write tensors, the spec and JSON values to one file, whole or not at all."""
+    metadata = {"spec": spec.canonical_json()}
+    # safetensors writes several keys in an order of its own; one alone gives the same bytes every time
+    if extra:
+        metadata["extra"] = json.dumps(extra, sort_keys=True)
+    # clone: safetensors refuses tensors that share memory
+    content = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    write_bytes(path, save(content, metadata))
+
+
+def load_tensors(path: Path) -> TensorFile:
+    """Read what `save_tensors` wrote.
+
+    Raises
+    ------
+    SnnbenchError
+        The file is missing, truncated, no safetensors file, or carries no valid spec.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise SnnbenchError(f"{path}: no such checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise SnnbenchError(
+            f"{path}: not a checkpoint: {error}; it needs to be a safetensors file written by snnbench"
+        ) from None
+    if "spec" not in metadata:
+        raise SnnbenchError(
+            f"{path}: a safetensors file without a run spec in its header; snnbench did not write it"
+        )
+    try:
+        spec = RunSpec.model_validate_json(metadata["spec"])
+        return TensorFile(tensors, spec, json.loads(metadata.get("extra", "{}")))
+    except ValidationError as error:
+        problem = describe_validation_error(RunSpec, error, "spec")
+        raise SnnbenchError(f"{path}: its spec is not one of this version: {problem}") from None
+    except json.JSONDecodeError as error:
+        raise SnnbenchError(f"{path}: its header is damaged: {error}") from None
+
+
+def save_network(path: Path, network: SpikingNetwork, spec: RunSpec) -> None:
+    """Write a network's weights with the spec of the run that made them."""
+    save_tensors(path, network.state_dict(), spec)
+
+
+def load_network(path: Path) -> tuple[SpikingNetwork, RunSpec]:
+    """The network a checkpoint holds, on the CPU, and its run's spec.
+
+    Raises
+    ------
+    SnnbenchError
+        As `load_tensors`, or weights that do not fit the spec.
+    """
+    file = load_tensors(path)
+    network = build_for(file.spec, torch.Generator())
+    restore_weights(network, file.tensors, path)
+    return network, file.spec
+
+
+def build_for(spec: RunSpec, generator: torch.Generator) -> SpikingNetwork:
+    """A fresh network of the right size for a run."""
+    return build(spec.model, spec.n_channels, spec.task.n_classes, spec.train.dt_s, generator)
+
+
+def restore_weights(network: SpikingNetwork, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Put tensors into a network; SnnbenchError names the file and the first tensor that does not fit."""
+    expected = network.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        found = _describe(tensors.get(name))
+        if found != _describe(expected.get(name)):
+            raise SnnbenchError(
+                f"{path}: tensor {name!r} is {found}, but its spec asks for"
+                f" {_describe(expected.get(name))}; the file does not hold this model"
+            )
+    network.load_state_dict(dict(tensors))
+
+
+def _describe(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "absent"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

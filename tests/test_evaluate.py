@@ -1,0 +1,78 @@
+"""Predictions do not depend on the batch, and operations equal a count by brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from snnbench.checkpoint import build_for
+from snnbench.data_prep.loader import SpikeLoader
+from snnbench.evaluate import predict, predict_loader
+from tests.toy_spikes import split_from_samples, toy_spec, toy_split
+
+CPU = torch.device("cpu")
+
+
+def test_predictions_do_not_depend_on_the_batch_size():
+    spec = toy_spec("rec-lif")
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    loader = SpikeLoader(toy_split(300, seed=1), spec, CPU)
+    results = [predict_loader(network, loader, batch_size) for batch_size in (1, 7, 256)]
+    assert len(set(results[0].predictions.tolist())) > 1
+    for result in results[1:]:
+        np.testing.assert_array_equal(result.predictions, results[0].predictions)
+        assert result.operations.spikes == pytest.approx(results[0].operations.spikes)
+
+
+def test_two_passes_agree_bit_for_bit_and_ignore_dropout():
+    spec = toy_spec(model__dropout=0.5)
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    split = toy_split(50, seed=1)
+    first, second = (predict(network, split, spec, CPU) for _ in range(2))
+    assert first.predictions.dtype == np.uint16
+    assert first.predictions.tobytes() == second.predictions.tobytes()
+    assert first.operations == second.operations
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_operations_equal_a_count_by_brute_force(recurrent: bool):
+    spec = toy_spec(model__hidden=[5, 4], model__recurrent=recurrent, model__input_gain=6.0)
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    # unit 3 fires three times in one bin: each counts
+    split = split_from_samples(
+        [[0.012, 0.013, 0.014, *np.linspace(0.02, 0.15, 30)], [0.05] * 25],
+        [[3, 3, 3, *range(12), *range(12), *range(6)], [1] * 25],
+        [0, 1],
+    )
+    loader = SpikeLoader(split, spec, CPU)
+    operations = predict_loader(network, loader).operations
+
+    (batch,) = loader.batches(2)
+    with torch.no_grad():
+        hidden = network.hidden_spikes(batch.spikes)
+    below = [batch.spikes, *hidden]
+    # (spikes into it, weight): every matrix of the network by its name
+    matrices = []
+    for name, weight in network.named_parameters():
+        if name == "readout.weight":
+            source = hidden[-1]
+        else:
+            index = int(name.split(".")[1])
+            source = below[index + name.endswith("recurrent_weight")]
+        matrices.append((source, weight))
+    macs = acs = 0
+    for source, weight in matrices:
+        n_out, n_in = weight.shape
+        for n in range(spec.n_steps):
+            for sample in range(2):
+                for unit in range(n_in):
+                    macs += n_out
+                    acs += int(source[n, sample, unit]) * n_out
+    assert operations.dense_macs == macs / 2
+    assert operations.effective_acs == pytest.approx(acs / 2, rel=1e-12)
+    assert operations.spikes == {
+        "hidden1": pytest.approx(float(hidden[0].sum()) / 2),
+        "hidden2": pytest.approx(float(hidden[1].sum()) / 2),
+    }
+    assert min(operations.spikes.values()) > 0

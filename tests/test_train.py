@@ -1,0 +1,270 @@
+"""Training: repeatable, resumable at any point, honest about what went wrong."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from snnbench.checkpoint import load_network
+from snnbench.errors import SnnbenchError, UsageError
+from snnbench.evaluate import predict
+from snnbench.metrics import Counts, count_correct
+from snnbench.seeding import resolve_device
+from snnbench.spec import RunSpec, TrainSpec
+from snnbench.train import (
+    BatchReport,
+    EpochReport,
+    FitResult,
+    activity_warnings,
+    fit,
+    learning_rate,
+)
+from tests.toy_spikes import toy_spec, toy_split
+
+CPU = torch.device("cpu")
+TRAIN, VALID = toy_split(90, seed=1), toy_split(41, seed=2)
+
+
+def train(spec: RunSpec, folder: Path, **options: Any) -> FitResult:
+    return fit(spec, TRAIN, VALID, folder=folder, device=CPU, **options)
+
+
+def weights(result: FitResult) -> dict[str, torch.Tensor]:
+    assert result.network is not None
+    return result.network.state_dict()
+
+
+def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    """Rows of history.csv without the time they took."""
+    with (folder / "history.csv").open() as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_learns_and_reports(tmp_path: Path):
+    epochs: list[EpochReport] = []
+    batches: list[BatchReport] = []
+    result = train(
+        toy_spec(train__epochs=8), tmp_path, on_epoch=epochs.append, on_batch=batches.append
+    )
+    assert result.status == "finished"
+    assert result.epochs_run == 8
+    assert [e.epoch for e in epochs] == list(range(1, 9))
+    assert epochs[-1].loss < 0.7 * epochs[0].loss
+    assert result.validation is not None
+    assert result.validation.total == 41
+    assert result.validation.accuracy > 0.6
+    assert all(e.train.total == 90 and e.valid.total == 41 for e in epochs)
+    assert [b.samples_done for b in batches[:3]] == [32, 64, 90]
+    assert result.seconds_per_epoch > 0
+
+    rows = history(tmp_path)
+    assert list(rows[0]) == ["epoch", "loss", "train_accuracy", "valid_accuracy", "rate_hz.hidden1"]
+    assert [float(r["valid_accuracy"]) for r in rows] == pytest.approx(
+        [e.valid.accuracy for e in epochs], abs=1e-6
+    )
+
+
+def test_the_earliest_best_validation_epoch_is_kept(tmp_path: Path):
+    epochs: list[EpochReport] = []
+    spec = toy_spec(train__epochs=12)
+    result = train(spec, tmp_path, on_epoch=epochs.append)
+    scores = [e.valid.correct for e in epochs]
+    assert result.chosen_epoch == 1 + scores.index(max(scores))
+    assert result.validation == epochs[result.chosen_epoch - 1].valid
+    # the network that comes back and the file both hold that epoch's weights
+    network, saved_spec = load_network(tmp_path / "model.safetensors")
+    assert saved_spec == spec
+    assert_same_weights(network.state_dict(), weights(result))
+    predictions = predict(network, VALID, spec, CPU).predictions
+    assert count_correct(predictions, VALID.labels) == result.validation
+
+
+@pytest.mark.parametrize("model", ["ff-lif", "rec-lif"])
+def test_same_seed_same_weights_another_seed_others(tmp_path: Path, model: str):
+    first, again, other = (
+        train(toy_spec(model, seed, model__dropout=0.2, train__epochs=2), tmp_path / name)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert_same_weights(weights(first), weights(again))
+    assert history(tmp_path / "a") == history(tmp_path / "b")
+    assert any(not torch.equal(weights(first)[k], weights(other)[k]) for k in weights(first))
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adamax"])
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_resumed_run_is_bit_identical(tmp_path: Path, optimiser: str, stop_after: int):
+    spec = toy_spec(
+        "rec-lif",
+        model__dropout=0.2,
+        train__optimiser=optimiser,
+        train__schedule="cosine",
+        train__gradient_clip=1.0,
+    )
+    undisturbed = train(spec, tmp_path / "undisturbed")
+
+    def interrupt(report: EpochReport) -> None:
+        if report.epoch == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, tmp_path / "stopped", on_epoch=interrupt)
+    resumed = train(spec, tmp_path / "stopped", resume=True)
+    assert_same_weights(weights(resumed), weights(undisturbed))
+    assert history(tmp_path / "stopped") == history(tmp_path / "undisturbed")
+    assert resumed[2:5] == undisturbed[2:5]
+    files = [tmp_path / run / "model.safetensors" for run in ("stopped", "undisturbed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_stopped_within_an_epoch_goes_on_from_the_last_whole_one(tmp_path: Path):
+    spec = toy_spec()
+    undisturbed = train(spec, tmp_path / "undisturbed")
+    n_batches = 0
+
+    def interrupt(report: BatchReport) -> None:
+        nonlocal n_batches
+        n_batches += 1
+        if n_batches in (2, 8):
+            raise KeyboardInterrupt
+
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            train(spec, tmp_path / "stopped", on_batch=interrupt, resume=resume)
+    resumed = train(spec, tmp_path / "stopped", resume=True)
+    assert_same_weights(weights(resumed), weights(undisturbed))
+
+
+def test_views_are_made_again_from_the_saved_state(tmp_path: Path):
+    # a kill between the files: the state is an epoch ahead of what lies beside it
+    spec = toy_spec()
+    first = train(spec, tmp_path)
+    (tmp_path / "history.csv").write_text("old")
+    (tmp_path / "model.safetensors").unlink()
+    again = train(spec, tmp_path, resume=True)
+    assert_same_weights(weights(first), weights(again))
+    assert len(history(tmp_path)) == 4
+    assert_same_weights(
+        load_network(tmp_path / "model.safetensors")[0].state_dict(), weights(first)
+    )
+
+
+def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path):
+    spec = toy_spec(train__lr=1e-12, train__patience=2, train__epochs=10)
+    result = train(spec, tmp_path)
+    assert (result.epochs_run, result.chosen_epoch) == (3, 1)
+    assert train(spec, tmp_path, resume=True).epochs_run == 3
+
+
+def test_divergence_is_a_status(tmp_path: Path):
+    # an activity bound so strong that its loss leaves the range of float32
+    spec = toy_spec(train__activity__upper_strength=3e38, train__activity__upper=0.0)
+    result = train(spec, tmp_path)
+    assert result.status == "diverged"
+    assert (result.network, result.chosen_epoch, result.validation) == (None, None, None)
+
+
+def test_a_used_folder_is_refused_unless_resumed(tmp_path: Path):
+    train(toy_spec(), tmp_path)
+    before = (tmp_path / "resume.safetensors").read_bytes()
+    with pytest.raises(SnnbenchError, match="holds a run already"):
+        train(toy_spec(), tmp_path)
+    with pytest.raises(SnnbenchError, match="is the state of run"):
+        train(toy_spec(train__lr=0.02), tmp_path, resume=True)
+    assert (tmp_path / "resume.safetensors").read_bytes() == before
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path):
+    train(toy_spec(), tmp_path)
+    path = tmp_path / "resume.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(SnnbenchError, match=r"resume\.safetensors"):
+        train(toy_spec(), tmp_path, resume=True)
+    (tmp_path / "resume.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(SnnbenchError, match="remove the folder"):
+        train(toy_spec(), tmp_path, resume=True)
+
+
+def test_no_file_of_a_run_is_a_pickle(tmp_path: Path):
+    train(toy_spec(train__epochs=1), tmp_path)
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == {"resume.safetensors", "model.safetensors", "history.csv"}
+    for name in names - {"history.csv"}:
+        # a safetensors file: the header's length in 8 bytes, then JSON
+        assert (tmp_path / name).read_bytes()[8:9] == b"{"
+
+
+def test_dead_and_saturated_layers_are_told(tmp_path: Path):
+    reports: list[EpochReport] = []
+    train(toy_spec(model__input_gain=1e-3, train__epochs=1), tmp_path, on_epoch=reports.append)
+    assert "16 of 16 units are dead" in reports[0].warnings[0]
+    assert activity_warnings("hidden1", torch.full((4,), 60.0), n_steps=100)[0].startswith(
+        "hidden1: saturated, 60 spikes"
+    )
+    # exactly half of the units may be dead
+    assert activity_warnings("hidden1", torch.tensor([0.0, 1.0]), n_steps=100) == []
+
+
+def test_rates_are_spikes_per_second(tmp_path: Path):
+    reports: list[EpochReport] = []
+    spec = toy_spec(train__epochs=1, train__lr=1e-12)
+    train(spec, tmp_path, on_epoch=reports.append)
+    network, _ = load_network(tmp_path / "model.safetensors")
+    spikes = predict(network, TRAIN, spec, CPU).operations.spikes["hidden1"]
+    assert reports[0].rate_hz["hidden1"] == pytest.approx(spikes / 16 / 0.2, rel=1e-4)
+
+
+def test_learning_rate_schedules():
+    constant, cosine = (TrainSpec(lr=0.1, epochs=4, schedule=s) for s in ("constant", "cosine"))
+    assert [learning_rate(constant, e) for e in (1, 4)] == [0.1, 0.1]
+    rates = [learning_rate(cosine, e) for e in (1, 2, 3, 4)]
+    half = math.sqrt(0.5) / 2
+    assert rates == pytest.approx([0.1, 0.1 * (0.5 + half), 0.05, 0.1 * (0.5 - half)])
+
+
+def test_one_step_of_training_is_plain_adam(tmp_path: Path):
+    # one epoch of one batch, redone by hand
+    spec = toy_spec(train__epochs=1, train__batch_size=90)
+    result = train(spec, tmp_path)
+    from snnbench.checkpoint import build_for
+    from snnbench.data_prep.loader import SpikeLoader
+    from snnbench.seeding import make_generator
+
+    network = build_for(spec, make_generator(0, "init"))
+    (batch,) = SpikeLoader(TRAIN, spec, CPU).batches(90, make_generator(0, "order"))
+    nn.functional.cross_entropy(network(batch.spikes).logits, batch.labels).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None
+        # Adam's first step is lr * g / (|g| + eps)
+        step = 0.01 * parameter.grad / (parameter.grad.abs() + 1e-8)
+        torch.testing.assert_close(
+            weights(result)[name], parameter.detach() - step, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_devices():
+    assert resolve_device("cpu") == CPU
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(UsageError, match="unknown device 'gpu'"):
+        resolve_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="cannot use one"):
+            resolve_device("cuda")
+
+
+def test_counts_are_over_all_samples(tmp_path: Path):
+    # 41 validation samples in batches of any size: no multiple of a batch
+    result = train(toy_spec(train__epochs=1), tmp_path)
+    assert isinstance(result.validation, Counts)
+    assert result.validation.total == len(VALID) == 41
