@@ -24,7 +24,7 @@ from snnbench.spec import RunSpec, describe_validation_error
 
 
 class _Schema(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataIdentity(_Schema):
@@ -168,7 +168,8 @@ def write_predictions(path: Path, predictions: Predictions) -> str:
 def read_predictions(path: Path) -> Predictions:
     """Read predictions; SnnbenchError where the file is not what `write_predictions` makes."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here, because np.load leaves the file open where the zip is damaged
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in Predictions._fields}
     except FileNotFoundError:
         raise SnnbenchError(f"{path}: no such predictions file") from None

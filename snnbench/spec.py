@@ -11,7 +11,6 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from importlib import resources
 from typing import Any, Literal, Self, TypeVar
 
@@ -28,10 +27,15 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def canonical_json(self) -> str:
-        """JSON with sorted keys and no spaces: equal specs give equal text."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """JSON of what differs from the defaults, with sorted keys and no spaces.
 
-    @cached_property
+        Equal specs give equal text. A key that a later version adds, with a default that means
+        "as before", changes no digest; therefore a default never changes.
+        """
+        kept = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+    @property
     def digest(self) -> str:
         """Hex sha256 of the canonical JSON."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()

@@ -1,0 +1,176 @@
+"""From run folders to an entry: copied, verified, and on the board whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from snnbench.errors import SnnbenchError, UsageError, unknown_name
+from snnbench.leaderboards.entries import (
+    COVER,
+    MANIFEST,
+    Tasks,
+    entry_toml,
+    manifest_of,
+    manifest_text,
+)
+from snnbench.leaderboards.verify import Verified, verify_entry
+from snnbench.paths import write_bytes, write_text
+from snnbench.record import Entry, RunRecord, read_record
+from snnbench.spec import validated
+
+RECORD, PREDICTIONS = "record.json", "predictions.npz"
+
+
+class Added(NamedTuple):
+    """The entry as it stands on the board now, and whether it stood there already."""
+
+    verified: Verified
+    was_there: bool
+
+
+def add_entry(
+    runs: Sequence[Path],
+    root: Path,
+    tasks: Tasks,
+    *,
+    cover: dict[str, Any],
+    provisional: bool = False,
+) -> Added:
+    """Make an entry of finished or diverged runs and put it into the board `root`.
+
+    Parameters
+    ----------
+    runs
+        Run folders with record.json and, unless diverged, predictions.npz: one per seed.
+    cover
+        Keys of `Entry`; name, task, model and authors may be left out.
+    provisional
+        Accept runs made from a checkout with uncommitted changes; the entry says so and gets no rank.
+
+    Raises
+    ------
+    SnnbenchError
+        Naming every run and reason why these runs make no entry, or an entry of this name that is
+        there with other content.
+    """
+    records = _records_by_seed(runs)
+    _refuse_dirty(records, provisional)
+    entry = _cover_sheet(next(iter(records.values())), cover, provisional)
+    # the name becomes a folder, so it must not come from a record alone
+    if entry.task not in (known := {name for name, _ in tasks}):
+        raise unknown_name("task", entry.task, known)
+    final = root / entry.task / entry.name
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        workshop = Path(tempfile.mkdtemp(prefix=f".{entry.name}.", dir=final.parent))
+    except OSError as error:
+        raise SnnbenchError(f"{final}: cannot write: {error.strerror}") from error
+    try:
+        # the folders are named as they will be, so that verification finds what it expects
+        draft = workshop / entry.task / entry.name
+        sources = _fill(draft, entry, records)
+        verified = verify_entry(draft, tasks)
+        if not verified.ok:
+            told = [f"{sources.get(p.file, p.file)}: {p.what}" for p in verified.problems]
+            raise SnnbenchError("\n".join(["these runs make no entry:", *_replaced(told, sources)]))
+        was_there = _move(draft, final)
+        if was_there and not (verified := verify_entry(final, tasks)).ok:
+            raise SnnbenchError(
+                f"{final}: is there already and does not verify: {verified.problems[0]}"
+            )
+        return Added(dataclasses.replace(verified, folder=final), was_there)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _records_by_seed(runs: Sequence[Path]) -> dict[Path, RunRecord]:
+    """Run folder to record, in the order of the seeds."""
+    records = {run: read_record(run / RECORD) for run in runs}
+    if not records:
+        raise UsageError("name at least one run folder")
+    by_seed: dict[int, Path] = {}
+    for run, record in records.items():
+        if other := by_seed.get(record.spec.seed):
+            raise SnnbenchError(
+                f"{run}: has seed {record.spec.seed}, like {other}; seeds must differ"
+            )
+        by_seed[record.spec.seed] = run
+    return {by_seed[seed]: records[by_seed[seed]] for seed in sorted(by_seed)}
+
+
+def _refuse_dirty(records: dict[Path, RunRecord], provisional: bool) -> None:
+    dirty = [run for run, record in records.items() if record.environment.dirty]
+    if dirty and not provisional:
+        raise SnnbenchError(
+            f"{', '.join(map(str, dirty))}: made from a checkout with uncommitted changes; commit and"
+            " run again, or add them with --provisional: shown, never ranked"
+        )
+
+
+def _cover_sheet(record: RunRecord, cover: dict[str, Any], provisional: bool) -> Entry:
+    spec = record.spec
+    filled = {
+        "name": spec.model.name,
+        "task": spec.task.name,
+        "model": spec.model.name,
+        "authors": ["anonymous"],
+        **cover,
+        "provisional": provisional or cover.get("provisional", False),
+    }
+    return validated(Entry, filled, "entry")
+
+
+def _fill(draft: Path, entry: Entry, records: dict[Path, RunRecord]) -> dict[str, str]:
+    """Write the entry's files; returns where each came from."""
+    sources: dict[str, str] = {}
+    for run, record in records.items():
+        seed = record.spec.seed
+        copies = {RECORD: f"runs/seed-{seed}.json", PREDICTIONS: f"predictions/seed-{seed}.npz"}
+        for name, file in copies.items():
+            sources[file] = str(run / name)
+            if name == RECORD or (run / name).exists():
+                write_bytes(draft / file, (run / name).read_bytes())
+    write_text(draft / COVER, entry_toml(entry))
+    write_text(draft / MANIFEST, manifest_text(manifest_of(draft)))
+    return sources
+
+
+def _replaced(lines: list[str], sources: dict[str, str]) -> list[str]:
+    """Lines in which the entry's file names have become those of the runs."""
+    for file, source in sources.items():
+        lines = [line.replace(f" {file}", f" {source}") for line in lines]
+    return lines
+
+
+def _move(draft: Path, final: Path) -> bool:
+    """Put the draft in its place; True where the same entry stood there already."""
+    if not final.exists():
+        try:
+            os.rename(draft, final)
+            return False
+        except OSError as error:
+            if not final.exists():
+                raise SnnbenchError(f"{final}: cannot write: {error.strerror}") from error
+    if manifest_of(draft) != manifest_of(final):
+        raise SnnbenchError(
+            f"{final}: an entry of this name is there with other content; give this one another --name,"
+            " or remove that folder first"
+        )
+    return True
+
+
+def read_cover(path: Path) -> dict[str, Any]:
+    """A user's entry.toml, in which name, task, model and authors may be left out."""
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such entry file") from None
+    except (OSError, ValueError) as error:
+        raise SnnbenchError(f"{path}: cannot be read: {error}") from None

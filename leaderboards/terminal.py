@@ -1,0 +1,70 @@
+"""Leaderboards for the terminal. Text of entries is never read as markup or control codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from snnbench.leaderboards.render import COLUMNS, SYNTHETIC, cells, legend, plain
+from snnbench.leaderboards.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+
+_GAP = 3  # characters between columns
+_FEWEST = 3  # rank, entry, accuracy
+
+
+@dataclass(frozen=True)
+class TerminalTables:
+    """Tables that rich draws as wide as the terminal allows."""
+
+    tables: tuple[Table, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        from rich import box
+        from rich.table import Table as Grid
+        from rich.text import Text
+
+        for position, table in enumerate(self.tables):
+            mark = f"  {SYNTHETIC}" if table.task.synthetic else ""
+            yield Text.assemble(
+                "\n" if position else "", (table.task.title, "bold"), (mark, "yellow")
+            )
+            columns = _layout(table, options.max_width)
+            grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+            for key, lines in columns.items():
+                left = key in ("entry", "data", "origin")
+                # rich left alone would rather cut the figures than wrap a title
+                grid.add_column(
+                    COLUMNS[key], justify="left" if left else "right", width=_width(key, lines)
+                )
+            for texts in zip(*columns.values(), strict=True):
+                grid.add_row(*(Text(text, no_wrap=True) for text in texts))
+            yield grid
+            yield Text(legend(table), "dim")
+
+
+def _layout(table: Table, width: int) -> dict[str, list[str]]:
+    """Cells by column: on one line, else on two, then without as many last columns as do not fit."""
+    rows = [cells(row) for row in table.rows]
+    whole = {key: [plain(row[key]) for row in rows] for key in COLUMNS}
+    folded = {
+        key: [text.replace(" (", "\n(", 1).replace(" [", "\n[", 1) for text in texts]
+        for key, texts in whole.items()
+    }
+    if _fits(whole, width):
+        return whole
+    while not _fits(folded, width) and len(folded) > _FEWEST:
+        folded.popitem()
+    return folded
+
+
+def _fits(columns: dict[str, list[str]], width: int) -> bool:
+    return sum(_width(key, texts) + _GAP for key, texts in columns.items()) <= width
+
+
+def _width(key: str, texts: list[str]) -> int:
+    """Characters a column needs; its title may take several lines."""
+    return max(len(part) for text in texts for part in [*text.split("\n"), *COLUMNS[key].split()])

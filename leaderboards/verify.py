@@ -1,0 +1,335 @@
+"""Verification of an entry from its files alone: no torch, no data set, no GPU.
+
+What is proved: no byte differs from what was added; every run is of one task, model and data set and
+differs in its seed only; run ids follow from the specifications; every count follows from the stored
+predictions and labels; the data are those the task pins. What is not: that training gave these
+predictions. For that somebody has to train again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from snnbench.errors import SnnbenchError
+from snnbench.leaderboards.entries import (
+    COVER,
+    MANIFEST,
+    Tasks,
+    belongs,
+    entry_files,
+    manifest_of,
+    manifest_text,
+)
+from snnbench.metrics import Counts, count_by_group, count_correct
+from snnbench.record import (
+    DataIdentity,
+    Entry,
+    Predictions,
+    RunRecord,
+    labels_sha256,
+    read_entry,
+    read_predictions,
+    read_record,
+    sha256_of,
+)
+from snnbench.spec import TaskSpec
+
+PinState = Literal["agrees", "differs", "not pinned"]
+T = TypeVar("T")
+
+
+class Problem(NamedTuple):
+    """What does not hold, and in which file of the entry."""
+
+    file: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """An entry as read, with everything that is wrong with it; only without problems may it be shown."""
+
+    folder: Path
+    entry: Entry | None
+    records: tuple[RunRecord, ...]
+    """By seed."""
+    pins: dict[str, PinState]
+    """source, recipe, split, labels: whether the data are those the task pins."""
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything holds."""
+        return not self.problems
+
+    @property
+    def label(self) -> str:
+        """Task and entry as the folders name them."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
+
+
+def verify_entry(folder: Path, tasks: Tasks) -> Verified:
+    """Check one entry folder against the tasks; every problem is found, not only the first."""
+    if problems := [*_check_files(folder)]:
+        # a file that is not what was added proves nothing, so its content is not looked at
+        return Verified(folder, None, (), {}, tuple(problems))
+    entry = _read(read_entry, folder, COVER, problems)
+    records = {
+        file: record
+        for file in entry_files(folder)
+        if file.startswith("runs/") and (record := _read(read_record, folder, file, problems))
+    }
+    pins: dict[str, PinState] = {}
+    if entry:
+        problems += _check_cover(folder, entry)
+    if records:
+        first, reference = next(iter(records.items()))
+        task = reference.spec.task
+        problems += _check_task(first, task, tasks)
+        pins = data_pins(task, reference.data)
+        problems += [
+            Problem(first, f"{name} of the data is not the one that task {task.name} pins")
+            for name, state in pins.items()
+            if state == "differs"
+        ]
+        for file, record in records.items():
+            problems += _check_same(file, record, first, reference, entry)
+            problems += _check_record(file, record)
+            problems += _check_predictions(folder, file, record)
+    elif not problems:
+        problems.append(Problem("runs", "there is no run"))
+    proofs = {f for f in entry_files(folder) if f.startswith("predictions/")}
+    runs = {f for f in entry_files(folder) if f.startswith("runs/")}
+    problems += [
+        Problem(f, "belongs to no run") for f in sorted(proofs - {_predictions_of(r) for r in runs})
+    ]
+    by_seed = sorted(records.values(), key=lambda record: record.spec.seed)
+    return Verified(folder, entry, tuple(by_seed), pins, tuple(problems))
+
+
+def data_pins(task: TaskSpec, data: DataIdentity) -> dict[str, PinState]:
+    """For each of source, recipe, split and labels: does the data agree with what the task pins?"""
+    states: dict[str, PinState] = {}
+    for name in ("source", "recipe", "split", "labels"):
+        pinned = getattr(task.pins, f"{name}_sha256")
+        found = getattr(data, f"{name}_sha256")
+        states[name] = (
+            "not pinned" if pinned is None else "agrees" if pinned == found else "differs"
+        )
+    return states
+
+
+def _read(
+    reader: Callable[[Path], T], folder: Path, file: str, problems: list[Problem]
+) -> T | None:
+    try:
+        return reader(folder / file)
+    except SnnbenchError as error:
+        problems.append(Problem(file, _without(folder, file, error)))
+        return None
+
+
+def _check_files(folder: Path) -> Iterator[Problem]:
+    files = entry_files(folder)
+    links = [
+        file for file in files if not (folder / file).is_file() or (folder / file).is_symlink()
+    ]
+    for file in links:
+        yield Problem(file, "is a link or a device; an entry holds plain files only")
+    for file in files:
+        if not belongs(file):
+            yield Problem(file, "does not belong in an entry")
+    if COVER not in files:
+        yield Problem(COVER, "is missing")
+    if MANIFEST not in files:
+        yield Problem(MANIFEST, "is missing")
+    elif not links:
+        yield from _check_manifest(folder)
+
+
+def _check_manifest(folder: Path) -> Iterator[Problem]:
+    written, found = (folder / MANIFEST).read_bytes(), manifest_of(folder)
+    if written == manifest_text(found).encode():
+        return
+    lines = (line.partition("  ") for line in written.decode("utf-8", "replace").split("\n"))
+    expected = {file: digest for digest, gap, file in lines if gap}
+    for file in sorted(expected.keys() | found.keys()):
+        if file not in found:
+            yield Problem(file, f"is listed in {MANIFEST} and not there")
+        elif file not in expected:
+            yield Problem(file, f"is not listed in {MANIFEST}")
+        elif expected[file] != found[file]:
+            yield Problem(
+                file, f"sha256 is {found[file]}, {MANIFEST} says {expected[file]!r}: one was edited"
+            )
+    if expected == found:
+        yield Problem(MANIFEST, "has another order, spacing or lines than a manifest has")
+
+
+def _check_cover(folder: Path, entry: Entry) -> Iterator[Problem]:
+    if entry.name != folder.name:
+        yield Problem(COVER, f"name is {entry.name!r}, the folder is called {folder.name!r}")
+    if entry.task != folder.parent.name:
+        yield Problem(COVER, f"task is {entry.task!r}, the folder above is {folder.parent.name!r}")
+
+
+def _check_task(file: str, task: TaskSpec, tasks: Tasks) -> Iterator[Problem]:
+    known = tasks.get((task.name, task.version))
+    if known is None:
+        yield Problem(file, f"task {task.name} version {task.version} is none of those that ship")
+    elif known != task:
+        parts = ", ".join(_differences(known.model_dump(), task.model_dump()))
+        yield Problem(file, f"task {task.name} is not the one that ships: {parts}")
+
+
+def _check_same(
+    file: str, record: RunRecord, first: str, reference: RunRecord, entry: Entry | None
+) -> Iterator[Problem]:
+    if file != f"runs/seed-{record.spec.seed}.json":
+        yield Problem(file, f"holds seed {record.spec.seed}")
+    for name in ("spec", "data"):
+        mine, other = (getattr(r, name).model_dump() for r in (record, reference))
+        for part in _differences(other, mine, skip={"seed"} if name == "spec" else set()):
+            yield Problem(file, f"{name} differs from that of {first}: {part}")
+    if record.protocol != reference.protocol:
+        yield Problem(file, f"protocol {record.protocol}, {first} has {reference.protocol}")
+    if entry:
+        for key, found in (("task", record.spec.task.name), ("model", record.spec.model.name)):
+            if getattr(entry, key) != found:
+                yield Problem(file, f"{key} is {found!r}, {COVER} says {getattr(entry, key)!r}")
+
+
+def _check_record(file: str, record: RunRecord) -> Iterator[Problem]:
+    """What must hold within one record."""
+    spec, data, finished = record.spec, record.data, record.status == "finished"
+    expected: dict[str, tuple[Any, Any]] = {
+        "run_id": (record.run_id, spec.run_id),
+        "protocol": (record.protocol, spec.task.protocol),
+        "data.name": (data.name, spec.task.dataset),
+        "data.synthetic": (data.synthetic, spec.task.synthetic),
+        "data.fingerprint": (data.fingerprint, spec.data_fingerprint),
+        "test_reads": (record.test_reads, int(finished)),
+    }
+    for key, (found, right) in expected.items():
+        if found != right:
+            yield Problem(file, f"{key} is {found!r}, must be {right!r}")
+    for key in ("chosen_epoch", "validation", "test", "operations", "predictions_sha256"):
+        there = getattr(record, key) is not None
+        if finished and not there:
+            yield Problem(file, f"{key} is missing in a finished run")
+        if not finished and there and key in ("test", "predictions_sha256"):
+            yield Problem(file, f"{key} must be null in a diverged run, whose test is never read")
+    for split, counts in (("valid", record.validation), ("test", record.test)):
+        yield from _check_counts(file, split, counts, data)
+    if not 0 <= (record.chosen_epoch or 0) <= record.epochs_run <= spec.train.epochs:
+        yield Problem(
+            file,
+            f"chosen_epoch {record.chosen_epoch} of epochs_run {record.epochs_run}"
+            f" of train.epochs {spec.train.epochs} cannot be",
+        )
+    if record.chosen_epoch is not None and record.chosen_epoch < 1:
+        yield Problem(file, "chosen_epoch counts from 1")
+    numbers = {"n_parameters": record.n_parameters, "seconds_per_epoch": record.seconds_per_epoch}
+    if record.operations:
+        numbers |= {f"operations.spikes.{k}": v for k, v in record.operations.spikes.items()}
+        numbers["operations.dense_macs"] = record.operations.dense_macs
+        numbers["operations.effective_acs"] = record.operations.effective_acs
+    for key, value in numbers.items():
+        if not (math.isfinite(value) and value >= 0):
+            yield Problem(file, f"{key} is {value}, must be a number from 0")
+
+
+def _check_counts(
+    file: str, split: str, counts: Counts | None, data: DataIdentity
+) -> Iterator[Problem]:
+    if counts is None:
+        return
+    key, size = {"valid": "validation"}.get(split, split), data.n_samples.get(split)
+    if counts.total != size:
+        yield Problem(file, f"{key}.total is {counts.total}, the {split} split has {size} samples")
+    if counts.correct > counts.total:
+        yield Problem(file, f"{key}.correct is {counts.correct} of {counts.total}")
+
+
+def _check_predictions(folder: Path, file: str, record: RunRecord) -> Iterator[Problem]:
+    proof = _predictions_of(file)
+    path = folder / proof
+    if record.status == "diverged":
+        if path.exists():
+            yield Problem(proof, "belongs to a diverged run, which has no predictions")
+        return
+    if not path.is_file():
+        yield Problem(proof, f"is missing, the proof of {file}")
+        return
+    found = sha256_of(path.read_bytes())
+    if found != record.predictions_sha256:
+        yield Problem(proof, f"sha256 is {found}, {file} says {record.predictions_sha256}")
+        return
+    try:
+        predictions = read_predictions(path)
+    except SnnbenchError as error:
+        yield Problem(proof, _without(folder, proof, error))
+        return
+    yield from _recount(file, proof, record, predictions)
+
+
+def _recount(
+    file: str, proof: str, record: RunRecord, predictions: Predictions
+) -> Iterator[Problem]:
+    """Compare labels and all counts of a record with those of the stored predictions."""
+    labels, predicted, groups = predictions
+    names, n_classes = record.data.groups.get("test", []), record.spec.task.n_classes
+    for name, array, limit in (
+        ("labels", labels, n_classes),
+        ("predictions", predicted, n_classes),
+        ("groups", groups, len(names)),
+    ):
+        if len(array) == 0 or int(np.max(array)) >= limit:
+            yield Problem(proof, f"{name} must be below {limit}, and at least one")
+            return
+    if labels_sha256(labels, groups, names) != record.data.labels_sha256:
+        yield Problem(proof, f"labels and groups are not those of data.labels_sha256 in {file}")
+    counts = count_correct(predicted, labels)
+    if counts != record.test:
+        yield Problem(file, f"test is {_told(record.test)}, its predictions give {_told(counts)}")
+    by_group = count_by_group(predicted, labels, groups, names)
+    for name in sorted(by_group.keys() | record.test_by_group.keys()):
+        told, right = record.test_by_group.get(name), by_group.get(name)
+        if told != right:
+            yield Problem(
+                file, f"test_by_group.{name} is {_told(told)}, its predictions give {_told(right)}"
+            )
+
+
+def _without(folder: Path, file: str, error: SnnbenchError) -> str:
+    """The message without the path, which the problem itself names."""
+    return str(error).replace(f"{folder / file}: ", "").replace(f"{folder}/", "")
+
+
+def _predictions_of(run_file: str) -> str:
+    return run_file.replace("runs/", "predictions/").replace(".json", ".npz")
+
+
+def _told(counts: Counts | None) -> str:
+    return f"{counts.correct} of {counts.total}" if counts else "nothing"
+
+
+def _differences(
+    expected: dict[str, Any], found: dict[str, Any], skip: Set[str] = frozenset(), prefix: str = ""
+) -> Iterator[str]:
+    """Dotted keys whose values differ, with both values."""
+    for key in sorted((expected.keys() | found.keys()) - skip):
+        one, other = expected.get(key), found.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, prefix=f"{prefix}{key}.")
+        elif one != other:
+            yield f"{prefix}{key} is {other!r}, not {one!r}"

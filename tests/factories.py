@@ -1,0 +1,172 @@
+"""Consistent run records and run folders without any training, for tests of what comes after it.
+
+Predictions are really drawn and really counted, so what the factory makes verifies; a test then breaks
+what it wants to see caught.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snnbench.metrics import Counts, count_by_group, count_correct
+from snnbench.record import (
+    DataIdentity,
+    Environment,
+    Operations,
+    Predictions,
+    RunRecord,
+    labels_sha256,
+    sha256_of,
+    write_predictions,
+    write_record,
+)
+from snnbench.spec import ModelSpec, RunSpec, TaskSpec, TrainSpec, load_task
+
+SPEAKERS = ["speaker-08", "speaker-09"]
+
+
+def make_predictions(
+    *, n_classes: int = 20, accuracy: float = 0.8, n_samples: int = 400, seed: int = 0
+) -> Predictions:
+    """Labels and speakers that are the same for every seed, and predictions with `accuracy`."""
+    labels = np.arange(n_samples) % n_classes
+    groups = (np.arange(n_samples) * 7 // 3) % len(SPEAKERS)
+    wrong = np.random.default_rng(seed).permutation(n_samples)[round(accuracy * n_samples) :]
+    predictions = labels.copy()
+    predictions[wrong] = (labels[wrong] + 1 + seed) % n_classes
+    predictions[wrong] += predictions[wrong] == labels[wrong]
+    return Predictions(*(a.astype(np.uint16) for a in (labels, predictions % n_classes, groups)))
+
+
+def make_data(
+    task: TaskSpec, predictions: Predictions, fingerprint: str = "f" * 64
+) -> DataIdentity:
+    """An identity that agrees with what the task pins; labels are those of `predictions`."""
+    pinned = task.pins.model_dump()
+    return DataIdentity(
+        name=task.dataset,
+        synthetic=task.synthetic,
+        **{f"{k}_sha256": pinned[f"{k}_sha256"] or k * 8 for k in ("recipe", "source", "split")},
+        labels_sha256=labels_sha256(predictions.labels, predictions.groups, SPEAKERS),
+        fingerprint=fingerprint,
+        n_samples={"train": 900, "valid": 200, "test": len(predictions.labels)},
+        groups={"train": ["speaker-00"], "valid": ["speaker-07"], "test": SPEAKERS},
+    )
+
+
+def make_record(
+    *,
+    task: str | TaskSpec = "hd",
+    model: str = "ff-lif",
+    seed: int = 0,
+    accuracy: float = 0.8,
+    n_samples: int = 400,
+    spikes: float = 500.0,
+    status: str = "finished",
+    dirty: bool | None = False,
+    model_keys: dict[str, Any] | None = None,
+    train_keys: dict[str, Any] | None = None,
+    fingerprint: str = "f" * 64,
+) -> RunRecord:
+    """The record of one run of task `hd` (which pins no labels) or another TaskSpec."""
+    task = load_task(task) if isinstance(task, str) else task
+    predictions = make_predictions(
+        n_classes=task.n_classes, accuracy=accuracy, n_samples=n_samples, seed=seed
+    )
+    data = make_data(task, predictions, fingerprint)
+    spec = RunSpec(
+        task=task,
+        model=ModelSpec(name=model, **(model_keys or {})),
+        train=TrainSpec(**(train_keys or {})),
+        seed=seed,
+        data_fingerprint=fingerprint,
+    )
+    finished = status == "finished"
+    names = data.groups["test"]
+    return RunRecord.model_validate(
+        {
+            "run_id": spec.run_id,
+            "status": status,
+            "spec": spec,
+            "data": data,
+            "protocol": task.protocol,
+            "epochs_run": 12 if finished else 3,
+            "chosen_epoch": 9 if finished else None,
+            "validation": Counts(correct=160 + seed, total=200) if finished else None,
+            "test": count_correct(predictions.predictions, predictions.labels)
+            if finished
+            else None,
+            "test_by_group": (
+                count_by_group(
+                    predictions.predictions, predictions.labels, predictions.groups, names
+                )
+                if finished
+                else {}
+            ),
+            "test_reads": int(finished),
+            "operations": (
+                Operations(
+                    spikes={"hidden_1": spikes + seed}, dense_macs=2e7, effective_acs=3e6 + seed
+                )
+                if finished
+                else None
+            ),
+            "n_parameters": 92_160,
+            "predictions_sha256": "0" * 64 if finished else None,
+            "checkpoint_sha256": "1" * 64,
+            "environment": make_environment(dirty),
+            "started_at": "2026-01-02T03:04:05Z",
+            "wall_s": 31.5 + seed,
+            "seconds_per_epoch": 2.25 + seed / 16,
+        }
+    )
+
+
+def make_environment(dirty: bool | None = False) -> Environment:
+    """Where a record could have come from."""
+    return Environment(
+        snnbench="0.1.0",
+        commit="c0ffee" * 6 + "c0ff",
+        dirty=dirty,
+        python="3.11.7",
+        packages={"torch": "2.13.0", "numpy": "2.4.6"},
+        platform="Linux x86_64",
+        processor="a processor",
+        device="cpu",
+        threads=2,
+        deterministic=True,
+    )
+
+
+def make_run_folder(parent: Path, **keys: Any) -> Path:
+    """A run folder with record.json and, for a finished run, predictions.npz. Keys: `make_record`."""
+    record = make_record(**keys)
+    folder = parent / record.run_id
+    folder.mkdir(parents=True)
+    if record.status == "finished":
+        predictions = make_predictions(
+            n_classes=record.spec.task.n_classes,
+            accuracy=keys.get("accuracy", 0.8),
+            n_samples=record.data.n_samples["test"],
+            seed=record.spec.seed,
+        )
+        write_predictions(folder / "predictions.npz", predictions)
+        digest = sha256_of((folder / "predictions.npz").read_bytes())
+        record = record.model_copy(update={"predictions_sha256": digest})
+    write_record(folder / "record.json", record)
+    return folder
+
+
+def make_run_folders(
+    parent: Path, n_seeds: int, *, spread: float = 0.01, **keys: Any
+) -> list[Path]:
+    """Run folders of seeds 0 to n_seeds - 1 whose accuracies vary by `spread` around `accuracy`."""
+    centre = keys.pop("accuracy", 0.8)
+    draws = np.random.default_rng(1).normal(centre, spread, n_seeds)
+    return [
+        make_run_folder(parent, seed=s, accuracy=float(np.clip(draws[s], 0, 1)), **keys)
+        for s in range(n_seeds)
+    ]
