@@ -12,10 +12,10 @@ import multiprocessing
 import os
 import shutil
 import signal
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -210,9 +210,10 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Job]:
         return
     # spawn: a forked child would inherit locks of the parent's threads
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
+    pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
-        futures: dict[Future[None], _Job] = {pool.submit(_make_shard, job): job for job in jobs}
+        with _interrupts_held():
+            futures: dict[Future[None], _Job] = {pool.submit(_make_shard, job): job for job in jobs}
         for future in as_completed(futures):
             future.result()
             yield futures[future]
@@ -225,9 +226,17 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Job]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _ignore_interrupt() -> None:
-    # Ctrl-C reaches the whole process group; the parent stops the pool, after whole shards
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C waiting during the block, and away from the processes that are started in it.
+
+    Ctrl-C reaches the whole process group; the parent stops the pool, after whole shards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _make_shard(job: _Job) -> None:
@@ -267,9 +276,10 @@ def _make_shard(job: _Job) -> None:
 def _read_shard(job: _Job) -> _Shard | None:
     """The shard if it is there and whole (npz members carry checksums), else None."""
     try:
-        with np.load(job.path, allow_pickle=False) as archive:
+        # opened here, because np.load leaves the file open where the zip is damaged
+        with open(job.path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             shard = _Shard(**{name: archive[name] for name in _Shard._fields})
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a damaged zip raises nearly anything
         return None
     return shard if len(shard.offsets) == len(job.recordings) + 1 else None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import numpy as np
 from snnbench import __version__
 from snnbench.data_prep.recipe import Recipe, sha256_text
 from snnbench.data_prep.split import resolved_rule
-from snnbench.data_prep.store import Header, Sample, SpikeDataset, create
+from snnbench.data_prep.store import Header, Sample, SpikeDataset, create, whole_hdf5
 from snnbench.errors import SnnbenchError, unknown_name
-from snnbench.paths import file_sha256, whole_file
+from snnbench.paths import file_sha256
 
 _BLOCK = 256  # samples in memory at a time
+_KINDS = {"spikes/times": "f", "spikes/units": "iu", "labels": "iu", "extra/speaker": "iu"}
+"""Arrays that are read, and the kinds of numbers in them."""
 
 
 def export_published(dataset: SpikeDataset, folder: Path) -> list[Path]:
@@ -35,7 +38,7 @@ def export_published(dataset: SpikeDataset, folder: Path) -> list[Path]:
     files = []
     for split in dataset.splits:
         path = folder / f"{dataset.header.name}_{split}.h5"
-        with whole_file(path) as temporary, h5py.File(temporary, "w") as file:
+        with whole_hdf5(path) as file:
             _write_split(file, dataset, split)
         files.append(path)
     return files
@@ -96,10 +99,16 @@ def import_published(
             raise SnnbenchError(
                 f"{path}: missing; the source folder needs {', '.join(recipe.source.files)}"
             )
-    speakers = sorted({f"{s:02d}" for path in paths for s in _column(path, "extra/speaker")})
+        _check_layout(path)
+    trained, tested = ({f"{s:02d}" for s in _column(path, "extra/speaker")} for path in paths)
+    speakers = sorted(trained | tested)
     for name in rule.valid_groups:
-        if name not in speakers:
-            raise unknown_name("validation group", name, speakers)
+        if name not in trained:
+            raise unknown_name(f"validation group of {paths[0]}", name, trained)
+    if trained <= set(rule.valid_groups):
+        raise SnnbenchError(
+            f"{paths[0]}: all speakers are validation groups, none is left to train"
+        )
     processing = recipe.model_copy(update={"split": rule}).processing_json({})
     header = Header(
         name=recipe.name,
@@ -141,6 +150,8 @@ def _read_samples(path: Path, header: Header) -> Iterator[list[Sample]]:
         times, units = _column(path, "spikes/times", part), _column(path, "spikes/units", part)
         block = []
         for i, (t, u) in enumerate(zip(times, units, strict=True), start):
+            if len(t) != len(u):
+                raise SnnbenchError(f"{path}: sample {i} has {len(t)} times, but {len(u)} units")
             # float32 before anything else: float16 overflows as soon as seconds become microseconds
             t = t.astype(np.float32)
             order = np.argsort(t, kind="stable")
@@ -154,11 +165,31 @@ def _read_samples(path: Path, header: Header) -> Iterator[list[Sample]]:
         yield block
 
 
+def _check_layout(path: Path) -> None:
+    """Refuse a file whose arrays are not those of the published layout."""
+    sizes = {}
+    for name, kinds in _KINDS.items():
+        with _reading(path, name), h5py.File(path, "r") as file:
+            array = file[name]
+            per_sample = h5py.check_vlen_dtype(array.dtype)
+            kind, sizes[name] = np.dtype(per_sample or array.dtype).kind, array.shape
+        if kind not in kinds or bool(per_sample) != name.startswith("spikes/"):
+            raise SnnbenchError(f"{path}: {name} is not of the published type")
+    n_samples = sizes["labels"][:1]
+    if n_samples in ((), (0,)) or any(size != n_samples for size in sizes.values()):
+        raise SnnbenchError(f"{path}: not one value per sample in every array, but {sizes}")
+
+
 def _column(path: Path, name: str, part: slice = slice(None)) -> Any:
+    with _reading(path, name), h5py.File(path, "r") as file:
+        return file[name][part]
+
+
+@contextmanager
+def _reading(path: Path, name: str) -> Iterator[None]:
     try:
-        with h5py.File(path, "r") as file:
-            return file[name][part]
-    except (OSError, KeyError) as error:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SnnbenchError(
             f"{path}: {name} cannot be read, not in the published layout: {error}"
         ) from None

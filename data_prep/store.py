@@ -18,6 +18,7 @@ and byte order, so it does not depend on compression or the HDF5 version.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ SPLITS = ("train", "valid", "test")
 _SPIKE_ARRAYS = {"times": "<f4", "units": "<u2"}
 _SAMPLE_ARRAYS = {"labels": "<u2", "groups": "<u2"}
 _TEXT_ARRAYS = ("source_id", "source_sha256")
+_NUMBER_ARRAYS = {**_SPIKE_ARRAYS, "offsets": "<i8", **_SAMPLE_ARRAYS}
 _CHUNK = 1 << 16
 _BLOCK = 1 << 22  # spikes held in memory at a time while hashing and checking
 
@@ -102,8 +104,10 @@ class Header:
 class SpikeWriter:
     """Appends samples to an open file, split by split; made by `create`."""
 
-    def __init__(self, file: h5py.File, header: Header) -> None:
+    def __init__(self, path: Path, file: h5py.File, header: Header) -> None:
+        self._path = path
         self._file = file
+        self._header = header
         self._n_spikes: dict[str, int] = {}
         self._columns: dict[str, dict[str, list[Any]]] = {}
         file.attrs["format"] = FORMAT
@@ -111,17 +115,34 @@ class SpikeWriter:
             file.attrs[key] = json.dumps(value) if isinstance(value, tuple) else value
 
     def append(self, split: str, samples: Sequence[Sample]) -> None:
-        """Write the spikes of `samples` behind those already in `split`."""
+        """Write the spikes of `samples` behind those already in `split`.
+
+        Raises
+        ------
+        SnnbenchError
+            Naming the sample: a time, unit, label or group does not fit the format.
+        """
+        if not samples:
+            return
+        # checked as they came: narrowed to 16 bits, a wrong unit would be a right one
+        part = SpikeSplit(
+            times=np.concatenate([s.times for s in samples]).astype(np.float32),
+            units=np.concatenate([s.units for s in samples]),
+            offsets=np.cumsum([0, *(len(s.times) for s in samples)]),
+            labels=np.array([s.label for s in samples]),
+            groups=np.array([s.group for s in samples]),
+            source_ids=[s.source_id for s in samples],
+        )
+        _check_arrays(self._path, split, part, self._header)
         if split not in self._columns:
             self._start(split)
         group, columns = self._file[split], self._columns[split]
         start = self._n_spikes[split]
-        stop = start + sum(len(s.times) for s in samples)
+        stop = start + len(part.times)
         for name, dtype in _SPIKE_ARRAYS.items():
-            parts = [np.asarray(getattr(s, name), dtype=dtype) for s in samples]
             group[name].resize((stop,))
             if stop > start:
-                group[name][start:stop] = np.concatenate(parts)
+                group[name][start:stop] = getattr(part, name).astype(dtype)
         self._n_spikes[split] = stop
         for sample in samples:
             columns["offsets"].append(columns["offsets"][-1] + len(sample.times))
@@ -135,10 +156,8 @@ class SpikeWriter:
         for split, columns in self._columns.items():
             group = self._file[split]
             for name in ("offsets", *_SAMPLE_ARRAYS):
-                dtype = "<i8" if name == "offsets" else _SAMPLE_ARRAYS[name]
-                group.create_dataset(
-                    name, data=np.array(columns[name], dtype), **_filters(len(columns[name]))
-                )
+                values = np.array(columns[name], _NUMBER_ARRAYS[name])
+                group.create_dataset(name, data=values, **_filters(len(values)))
             for name in _TEXT_ARRAYS:
                 text = np.array([v.encode() for v in columns[name]], dtype="S")
                 group.create_dataset(name, data=text, **_filters(len(text)))
@@ -169,17 +188,51 @@ def _filters(length: int) -> dict[str, Any]:
 @contextmanager
 def create(path: Path | str, header: Header) -> Iterator[SpikeWriter]:
     """Write a new SpikeDataset; the file appears whole when the block ends without an error."""
-    with whole_file(path) as temporary:
+    with whole_hdf5(path) as file:
+        writer = SpikeWriter(Path(path), file, header)
+        yield writer
+        writer.finish()
+
+
+@contextmanager
+def whole_hdf5(path: Path | str) -> Iterator[h5py.File]:
+    """A new HDF5 file that appears whole when the block ends without an error."""
+    with whole_file(path) as temporary, _ForgivingFile(temporary, "r+") as target:
         try:
-            with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-                writer = SpikeWriter(file, header)
-                yield writer
-                writer.finish()
-        except (RuntimeError, ValueError) as error:
-            # h5py reports a full disk in these two ways when it flushes a chunk or closes
-            if "write" in str(error) or "flush" in str(error):
-                raise SnnbenchError(f"{path}: cannot write: {error}") from error
-            raise
+            # this version of the format has checksums on its own bookkeeping too
+            with h5py.File(target, "w", libver=("v110", "v110")) as file:
+                yield file
+        except Exception:
+            if target.error is None:
+                raise
+        if target.error is not None:
+            raise target.error
+
+
+class _ForgivingFile(io.FileIO):
+    """A file that keeps the first failed write to itself, and takes all later ones for written.
+
+    HDF5 cannot close a file that it cannot write to, and crashes with it at the end of the process.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while len(rest) and self.error is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
 
 
 class SpikeDataset:
@@ -207,7 +260,10 @@ class SpikeDataset:
         except OSError as error:
             raise SnnbenchError(f"{path}: not a readable HDF5 file (truncated?): {error}") from None
         try:
-            return cls(path, file, _read_header(path, file))
+            header = _read_header(path, file)
+            if "fingerprint" not in file.attrs:
+                raise SnnbenchError(f"{path}: holds no fingerprint; convert the data again")
+            return cls(path, file, header)
         except BaseException:
             file.close()
             raise
@@ -226,7 +282,8 @@ class SpikeDataset:
     @property
     def splits(self) -> list[str]:
         """Names of the splits in the file, in the order train, valid, test."""
-        return [name for name in SPLITS if name in self._file]
+        with _naming(f"{self.path}: list of splits"):
+            return [name for name in SPLITS if name in self._file]
 
     @property
     def fingerprint(self) -> str:
@@ -250,6 +307,7 @@ class SpikeDataset:
             If an array cannot be read (a flipped bit fails its checksum) or does not fit the format.
         """
         offsets = self._values(split, "offsets", slice(start, None if stop is None else stop + 1))
+        self._check_offsets(split, offsets)
         spikes = slice(int(offsets[0]), int(offsets[-1]))
         samples = slice(start, start + len(offsets) - 1)
         part = SpikeSplit(
@@ -258,16 +316,14 @@ class SpikeDataset:
             offsets=offsets - offsets[0],
             labels=self._values(split, "labels", samples),
             groups=self._values(split, "groups", samples),
-            source_ids=[v.decode() for v in self._values(split, "source_id", samples)],
+            source_ids=self._texts(split, "source_id", samples),
         )
         _check_arrays(self.path, split, part, self.header)
         return part
 
     def source_hashes(self, split: str) -> dict[str, str]:
         """Source id to sha256 of the source file, in file order."""
-        ids = self._values(split, "source_id", slice(None))
-        hashes = self._values(split, "source_sha256", slice(None))
-        return {i.decode(): h.decode() for i, h in zip(ids, hashes, strict=True)}
+        return dict(self._sources(split))
 
     @cached_property
     def identity(self) -> DataIdentity:
@@ -294,15 +350,13 @@ class SpikeDataset:
 
     def group_names(self, split: str) -> list[str]:
         """Names of the groups (speakers) that occur in a split, sorted."""
-        present = np.unique(self._values(split, "groups", slice(None)))
-        return sorted(self.header.groups[g] for g in present)
+        return sorted(self.header.groups[g] for g in np.unique(self._groups(split)))
 
     def local_groups(self, split: str) -> NDArray[np.uint16]:
         """Group of each sample as an index into `group_names(split)`."""
         names = self.group_names(split)
         index = {g: names.index(name) for g, name in enumerate(self.header.groups) if name in names}
-        groups = self._values(split, "groups", slice(None))
-        return np.array([index[int(g)] for g in groups], dtype=np.uint16)
+        return np.array([index[int(g)] for g in self._groups(split)], dtype=np.uint16)
 
     def check(self) -> None:
         """Read everything and prove that the file is what it says.
@@ -314,10 +368,18 @@ class SpikeDataset:
             not fit the format, a recording (by name or content) stands in two splits or twice in
             one, or a speaker is in both training and validation data.
         """
+        recipe = hashlib.sha256(self.header.recipe.encode()).hexdigest()
+        if recipe != self.header.recipe_sha256:
+            raise SnnbenchError(
+                f"{self.path}: recipe_sha256 is {self.header.recipe_sha256}, but that of the recipe"
+                f" is {recipe}; convert the data again"
+            )
         for split in self.splits:
+            self._check_lengths(split)
             for start in range(0, self.n_samples(split), 256):
                 self.read(split, start, min(start + 256, self.n_samples(split)))
-        found = _fingerprint(self._file)
+        with _naming(f"{self.path}: content"):
+            found = _fingerprint(self._file)
         if found != self.fingerprint:
             raise SnnbenchError(
                 f"{self.path}: fingerprint {found} does not match the one in the file,"
@@ -328,7 +390,7 @@ class SpikeDataset:
     def _check_disjoint(self) -> None:
         seen: dict[str, str] = {}
         for split in self.splits:
-            for source_id, digest in self.source_hashes(split).items():
+            for source_id, digest in self._sources(split):
                 for key in filter(None, (source_id, digest)):
                     if key in seen:
                         raise SnnbenchError(
@@ -343,6 +405,36 @@ class SpikeDataset:
                     f"{self.path}: groups in both train and valid: {', '.join(sorted(shared))}"
                 )
 
+    def _check_lengths(self, split: str) -> None:
+        n, n_spikes = self.n_samples(split), self.n_spikes(split)
+        wanted = {
+            "units": n_spikes,
+            "offsets": n + 1,
+            "groups": n,
+            "source_id": n,
+            "source_sha256": n,
+        }
+        for name, length in wanted.items():
+            if (found := len(self._array(split, name))) != length:
+                raise SnnbenchError(
+                    f"{self.path}: {split}/{name}: has {found} values, {n} samples and {n_spikes}"
+                    f" spikes need {length}"
+                )
+        first, last = (int(self._values(split, "offsets", slice(i, i + 1))[0]) for i in (0, n))
+        if (first, last) != (0, n_spikes):
+            raise SnnbenchError(
+                f"{self.path}: {split}/offsets: run from {first} to {last}, not from 0 to the"
+                f" {n_spikes} spikes"
+            )
+
+    def _check_offsets(self, split: str, offsets: NDArray[np.int64]) -> None:
+        fits = len(offsets) and offsets[0] >= 0 and offsets[-1] <= self.n_spikes(split)
+        if not fits or (np.diff(offsets) < 0).any():
+            raise SnnbenchError(
+                f"{self.path}: {split}/offsets: do not cut the {self.n_spikes(split)} spikes into"
+                " samples; convert the data again"
+            )
+
     def _labels_sha256(self) -> str:
         if "test" not in self.splits:
             return ""
@@ -353,22 +445,52 @@ class SpikeDataset:
     def _lines_digest(lines: Iterator[str]) -> str:
         return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
+    def _sources(self, split: str) -> list[tuple[str, str]]:
+        """Source id and sha256 of every sample, doubles included."""
+        ids, hashes = (self._texts(split, name, slice(None)) for name in _TEXT_ARRAYS)
+        return list(zip(ids, hashes, strict=False))
+
+    def _groups(self, split: str) -> NDArray[np.uint16]:
+        groups = self._values(split, "groups", slice(None))
+        _check_range(f"{self.path}: {split}/groups", groups, len(self.header.groups))
+        return groups
+
     def _array(self, split: str, name: str) -> h5py.Dataset:
-        if split not in self._file:
+        if split not in self.splits:
             raise unknown_name("split", split, self.splits)
-        if name not in self._file[split]:
-            raise SnnbenchError(f"{self.path}: {split}/{name} is missing; convert the data again")
-        return self._file[split][name]
+        place = f"{self.path}: {split}/{name}"
+        with _naming(place):
+            array = self._file[split].get(name)
+        if array is None:
+            raise SnnbenchError(f"{place} is missing; convert the data again")
+        wanted = _NUMBER_ARRAYS.get(name, "S")
+        if not isinstance(array, h5py.Dataset) or array.ndim != 1:
+            raise SnnbenchError(f"{place}: is not a flat array")
+        if array.dtype != wanted and not (wanted == "S" and array.dtype.kind == "S"):
+            raise SnnbenchError(f"{place}: has type {array.dtype}, expected {np.dtype(wanted)}")
+        return array
 
     def _values(self, split: str, name: str, part: slice) -> NDArray[Any]:
-        try:
+        with _naming(f"{self.path}: {split}/{name}"):
             return self._array(split, name)[part]
-        except OSError as error:
-            raise SnnbenchError(f"{self.path}: {split}/{name} cannot be read: {error}") from None
+
+    def _texts(self, split: str, name: str, part: slice) -> list[str]:
+        with _naming(f"{self.path}: {split}/{name}"):
+            return [text.decode() for text in self._values(split, name, part)]
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Turn what h5py raises on damage, which may be nearly anything, into an error with the place."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise SnnbenchError(f"{place} cannot be read: {error}") from None
 
 
 def _read_header(path: Path, file: h5py.File) -> Header:
-    attributes = dict(file.attrs)
+    with _naming(f"{path}: header"):
+        attributes = dict(file.attrs)
     if attributes.get("format") != FORMAT:
         raise SnnbenchError(
             f"{path}: format is {attributes.get('format')!r}, expected {FORMAT!r};"
@@ -394,32 +516,51 @@ def _read_header(path: Path, file: h5py.File) -> Header:
 
 
 def _check_arrays(path: Path, split: str, part: SpikeSplit, header: Header) -> None:
-    def refuse(array: str, problem: str) -> SnnbenchError:
-        return SnnbenchError(f"{path}: {split}/{array}: {problem}")
+    place = f"{path}: {split}"
+    sizes = {
+        "units": len(part.times),
+        **dict.fromkeys(("labels", "groups", "source_ids"), len(part)),
+    }
+    for name, size in sizes.items():
+        if len(getattr(part, name)) != size:
+            raise SnnbenchError(
+                f"{place}/{name}: {len(getattr(part, name))} values, expected {size}"
+            )
+    if len(part.offsets) != len(part) + 1:
+        raise SnnbenchError(f"{place}/offsets: {len(part.offsets)} values for {len(part)} samples")
+    _check_range(f"{place}/labels", part.labels, len(header.classes), part.source_ids)
+    _check_range(f"{place}/groups", part.groups, len(header.groups), part.source_ids)
 
-    if len(part.offsets) and (np.diff(part.offsets) < 0).any():
-        raise refuse("offsets", "decrease; the samples cannot be told apart")
-    if not (len(part.times) == len(part.units) == part.offsets[-1]):
-        raise refuse("offsets", f"end at {part.offsets[-1]}, but there are {len(part.times)} times")
-    for name, limit in (("labels", len(header.classes)), ("groups", len(header.groups))):
-        values = getattr(part, name)
-        if len(values) != len(part.offsets) - 1:
-            raise refuse(name, f"{len(values)} values for {len(part.offsets) - 1} samples")
-        if len(values) and values.max() >= limit:
-            raise refuse(name, f"value {values.max()} is out of range, the largest is {limit - 1}")
-    if not len(part.times):
-        return
-    if part.units.max() >= header.n_units:
-        raise refuse(
-            "units", f"unit {part.units.max()} is out of range, n_units = {header.n_units}"
+    def sample_of(spikes: NDArray[Any]) -> str:
+        return part.source_ids[int(np.searchsorted(part.offsets, spikes[0], side="right")) - 1]
+
+    outside = np.flatnonzero((part.units < 0) | (part.units >= header.n_units))
+    if len(outside):
+        raise SnnbenchError(
+            f"{place}/units: unit {part.units[outside[0]]} in sample {sample_of(outside)} is out of"
+            f" range, n_units = {header.n_units}"
         )
-    if not np.isfinite(part.times).all() or part.times.min() < 0:
-        raise refuse("times", "a time is negative or not a number")
+    bad = np.flatnonzero(~(np.isfinite(part.times) & (part.times >= 0)))
+    if len(bad):
+        raise SnnbenchError(
+            f"{place}/times: {part.times[bad[0]]} s in sample {sample_of(bad)}; a time is finite and"
+            " not negative"
+        )
     unsorted = np.flatnonzero(np.diff(part.times) < 0) + 1
     unsorted = unsorted[~np.isin(unsorted, part.offsets)]
     if len(unsorted):
-        sample = int(np.searchsorted(part.offsets, unsorted[0], side="right")) - 1
-        raise refuse("times", f"not sorted in sample {part.source_ids[sample]}")
+        raise SnnbenchError(f"{place}/times: not sorted in sample {sample_of(unsorted)}")
+
+
+def _check_range(
+    place: str, values: NDArray[Any], limit: int, source_ids: Sequence[str] | None = None
+) -> None:
+    outside = np.flatnonzero((values < 0) | (values >= limit))
+    if len(outside):
+        where = f" in sample {source_ids[outside[0]]}" if source_ids else ""
+        raise SnnbenchError(
+            f"{place}: value {values[outside[0]]}{where} is out of range, the largest is {limit - 1}"
+        )
 
 
 def _fingerprint(file: h5py.File) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from snnbench import __version__
 from snnbench.record import Environment
 
-PACKAGES = ("torch", "numpy", "scipy", "numba", "h5py", "librosa", "soxr", "espeakng-loader")
+PACKAGES = ("torch", "numpy", "scipy", "numba", "h5py", "soxr", "espeakng-loader")
 
 
 def describe(device: str, threads: int, *, deterministic: bool) -> Environment:

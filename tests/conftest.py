@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# a busy machine is no reason to fail: no example has a time limit
+hypothesis.settings.register_profile("snnbench", deadline=None)
+hypothesis.settings.load_profile("snnbench")
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +26,18 @@ def _private_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test writes its runs and data sets into its own temporary folders."""
     monkeypatch.setenv("SNNBENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SNNBENCH_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the cochlea's tables, which take seconds to make, for the whole session."""
+    folder = tmp_path_factory.mktemp("data") / "cochlea-tables"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def cochlea_tables(tables: Path, tmp_path: Path, _private_folders: None) -> None:
+    """Let this test, and the processes it starts, find the session's tables."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / tables.name).symlink_to(tables)

@@ -188,31 +188,17 @@ def show(task: str | None, board: Path | None, as_json: bool) -> None:
         tables = [table for table in tables if table.task.name == task]
     empty = "no entries yet; train with `snnbench bench`, then `snnbench board add RUN...`"
     answer(
-        as_json, [table.as_data() for table in tables], terminal_tables(tables) if tables else empty
+        as_json,
+        [table.as_data() for table in tables],
+        terminal_tables(tables) if tables else empty,
     )
 
 
 def terminal_tables(tables: list[Table]) -> Any:
-    """Leaderboards as something rich can draw; text of entries is never read as markup."""
-    from rich import box
-    from rich.console import Group
-    from rich.table import Table as Grid
-    from rich.text import Text
+    """Leaderboards as something rich can draw."""
+    from snnbench.leaderboards.terminal import TerminalTables
 
-    from snnbench.leaderboards.render import COLUMNS, SYNTHETIC, cells, legend
-
-    parts: list[Any] = []
-    for table in tables:
-        mark = f"  {SYNTHETIC}" if table.task.synthetic else ""
-        parts.append(Text.assemble((table.task.title, "bold"), (mark, "yellow")))
-        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-        for key, title in COLUMNS.items():
-            left = key in ("entry", "data", "origin")
-            grid.add_column(title, justify="left" if left else "right", overflow="fold")
-        for row in table.rows:
-            grid.add_row(*(Text(text) for text in cells(row).values()))
-        parts += [grid, Text(legend(table), "dim"), Text()]
-    return Group(*parts[:-1])
+    return TerminalTables(tuple(tables))
 
 
 def _tables(board: Path | None) -> tuple[list[Table], list[str]]:
@@ -229,7 +215,10 @@ def _verdict(origin: str, verified: Verified) -> str:
     if not verified.ok:
         problems = [f"  {verified.folder}/{problem}" for problem in verified.problems]
         return "\n".join([f"FAILED  {verified.label} ({origin})", *problems])
-    pins = ", ".join(f"{name} {state}" for name, state in verified.pins.items())
+    states: dict[str, list[str]] = {}
+    for name, state in verified.pins.items():
+        states.setdefault(state, []).append(name)
+    pins = "; ".join(f"{state}: {', '.join(names)}" for state, names in states.items())
     return (
         f"ok      {verified.label} ({origin}): {len(verified.records)} seeds;"
         f" {pins}; fingerprint {_fingerprint(verified)[:12]}"

@@ -207,17 +207,17 @@ def plot(
         part = dataset.read(split, sample, sample + 1)
         header = dataset.header
     times, units = part.sample(0)
-    label = header.classes[part.labels[0]]
-    sound, rate = _sound(source, part.source_ids[0]) if source else (None, None)
+    label, speaker = header.classes[part.labels[0]], header.groups[part.groups[0]]
+    sound, rate = find_sound(source, part.source_ids[0]) if source else (None, None)
     figure = plots.audio_raster(
         times,
         units,
         n_units=header.n_units,
         duration_s=max(float(times.max(initial=0.0)), 0.1),
-        title=f"“{label}”, speaker {header.groups[part.groups[0]]}, {len(times)} spikes",
+        title=f"“{label}”, {'voice' if header.synthetic else 'speaker'} {speaker}",
         waveform=sound,
         sample_rate_hz=rate,
-        synthetic=header.synthetic,
+        note="synthetic speech" if header.synthetic else "",
     )
     plots.save(figure, out)
     facts = {"out": str(out), "source_id": part.source_ids[0], "label": label, "spikes": len(times)}
@@ -252,10 +252,14 @@ def make_synthetic(
     valid_groups: tuple[str, ...] = (),
 ) -> Summary:
     """Speak the synthetic digits and convert them."""
+    import shutil
+
     from snnbench.data_prep.speech import synthesise
     from snnbench.paths import data_dir
 
     source = data_dir() / "sources" / recipe.name
+    # seconds of work: rather spoken anew than trusted as an earlier attempt left it
+    shutil.rmtree(source, ignore_errors=True)
     with progress_bar("speaking", "words") as update:
         synthesise(source, progress=update)
     return convert_with_progress(
@@ -367,7 +371,8 @@ def _show(path: Path, as_json: bool) -> None:
     answer(as_json, facts, Group(head, splits, f"\n{hashes}\nlicence     {facts['licence']}"))
 
 
-def _sound(folder: Path, source_id: str) -> tuple[Any, int]:
+def find_sound(folder: Path, source_id: str) -> tuple[Any, int]:
+    """Waveform and rate of a recording in a source folder."""
     from snnbench.data_prep.audio import load_audio
 
     for place in (folder / "audio", folder):

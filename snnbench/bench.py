@@ -1,0 +1,294 @@
+"""One run from data file to record, and several seeds of it: protocol class A in code.
+
+    train and valid splits -> fit -> chosen epoch -> test split opened once -> predictions, record
+
+A run folder holds, besides what training writes (see `snnbench.train`),
+
+    predictions.npz   test predictions with labels and speakers
+    pictures/         learning curves and confusion matrix, SVG and PNG
+    record.json       written last: a folder with a record is a finished run
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from snnbench.environment import describe
+from snnbench.errors import SnnbenchError
+from snnbench.metrics import confusion, count_by_group, count_correct
+from snnbench.paths import file_sha256
+from snnbench.record import (
+    Operations,
+    Predictions,
+    RunRecord,
+    read_predictions,
+    read_record,
+    write_predictions,
+    write_record,
+)
+from snnbench.spec import RunSpec, TaskSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from snnbench.data_prep.store import SpikeDataset, SpikeSplit
+    from snnbench.models.network import SpikingNetwork
+    from snnbench.tracking import NullTracker
+    from snnbench.train import BatchReport, EpochReport, FitResult
+
+RECORD_FILE = "record.json"
+PREDICTIONS_FILE = "predictions.npz"
+PICTURES = "pictures"
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told about progress."""
+
+    on_epoch: Callable[[EpochReport], None] | None = None
+    on_batch: Callable[[BatchReport], None] | None = None
+
+
+def check_data(dataset: SpikeDataset, task: TaskSpec) -> None:
+    """Refuse a data file that is not the task's.
+
+    Raises
+    ------
+    SnnbenchError
+        Another data set, other units or classes, a split missing, or a hash that differs from what
+        the task pins.
+    """
+    header, identity = dataset.header, dataset.identity
+    expected = (task.dataset, task.n_units, task.n_classes)
+    found = (header.name, header.n_units, len(header.classes))
+    if found != expected:
+        raise SnnbenchError(
+            "{}: holds {} with {} units and {} classes; task {} needs {} with {} and {}".format(
+                dataset.path, *found, task.name, *expected
+            )
+        )
+    if missing := {"train", "valid", "test"} - set(dataset.splits):
+        raise SnnbenchError(f"{dataset.path}: has no {', '.join(sorted(missing))} split")
+    for name, pinned in task.pins:
+        if pinned is not None and getattr(identity, name) != pinned:
+            raise SnnbenchError(
+                f"{dataset.path}: {name} is {getattr(identity, name)}, but task {task.name} version"
+                f" {task.version} pins {pinned}; results on it would not compare. Make the data anew:"
+                f" snnbench data get {task.dataset} --force, or `data convert` without other groups"
+            )
+
+
+def run_seed(
+    spec: RunSpec,
+    dataset: SpikeDataset,
+    train: SpikeSplit,
+    valid: SpikeSplit,
+    *,
+    folder: Path,
+    device: torch.device,
+    tracker: NullTracker,
+    callbacks: Callbacks = Callbacks(),
+    resume: bool = False,
+    tuning_trials: int = 0,
+) -> RunRecord:
+    """Train one seed, read the test split once, and write the record.
+
+    Parameters
+    ----------
+    spec : the run; its data_fingerprint is the dataset's.
+    dataset : open file; `train` and `valid` are its splits, read once for all seeds.
+    folder : run folder; with `resume`, what is there is continued.
+    tracker : where metrics are shown, inside its own context.
+    tuning_trials : hyperparameter trials spent before, told in the record.
+
+    Raises
+    ------
+    SnnbenchError
+        The folder holds another run, or one and `resume` is false.
+    """
+    import torch
+
+    from snnbench.train import MODEL_FILE, fit
+
+    def on_epoch(report: EpochReport) -> None:
+        tracker.epoch(report.epoch, epoch_metrics(report))
+        if callbacks.on_epoch:
+            callbacks.on_epoch(report)
+
+    started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    result = fit(
+        spec,
+        train,
+        valid,
+        folder=folder,
+        device=device,
+        on_epoch=on_epoch,
+        on_batch=callbacks.on_batch,
+        resume=resume,
+    )
+    evaluating = time.perf_counter()
+    predictions, operations = (
+        open_test_once(dataset, result.network, spec, device) if result.network else (None, None)
+    )
+    predictions_sha256, test, by_group = None, None, {}
+    if predictions is not None:
+        predictions_sha256 = write_predictions(folder / PREDICTIONS_FILE, predictions)
+        test = count_correct(predictions.predictions, predictions.labels)
+        by_group = count_by_group(
+            predictions.predictions,
+            predictions.labels,
+            predictions.groups,
+            dataset.group_names("test"),
+        )
+    trained_s = 0.0 if result.epochs_run == 0 else result.seconds_per_epoch * result.epochs_run
+    record = RunRecord(
+        run_id=spec.run_id,
+        status=result.status,
+        spec=spec,
+        data=dataset.identity,
+        protocol=spec.task.protocol,
+        epochs_run=result.epochs_run,
+        chosen_epoch=result.chosen_epoch,
+        validation=result.validation,
+        test=test,
+        test_by_group=by_group,
+        test_reads=0 if predictions is None else 1,
+        operations=operations,
+        n_parameters=_n_parameters(result, spec),
+        tuning_trials=tuning_trials,
+        predictions_sha256=predictions_sha256,
+        checkpoint_sha256=file_sha256(folder / MODEL_FILE) if predictions is not None else None,
+        environment=describe(_device_name(device), torch.get_num_threads(), deterministic=True),
+        started_at=started_at,
+        wall_s=trained_s + time.perf_counter() - evaluating,
+        seconds_per_epoch=0.0 if result.epochs_run == 0 else result.seconds_per_epoch,
+    )
+    pictures = draw_pictures(folder, record, dataset, predictions)
+    write_record(folder / RECORD_FILE, record)
+    weights = [folder / MODEL_FILE] if predictions is not None else []
+    tracker.finish(record, [folder / RECORD_FILE, *weights, *pictures])
+    return record
+
+
+def open_test_once(
+    dataset: SpikeDataset, network: SpikingNetwork, spec: RunSpec, device: torch.device
+) -> tuple[Predictions, Operations]:
+    """The only place where a run reads the test split: after everything has been chosen."""
+    from snnbench.evaluate import predict
+
+    test = dataset.read("test")
+    evaluation = predict(network, test, spec, device)
+    groups = dataset.local_groups("test")
+    return Predictions(test.labels, evaluation.predictions, groups), evaluation.operations
+
+
+def finished_record(folder: Path) -> RunRecord | None:
+    """The record of a finished run folder, None where there is none yet."""
+    path = folder / RECORD_FILE
+    return read_record(path) if path.is_file() else None
+
+
+def epoch_metrics(report: EpochReport) -> dict[str, float]:
+    """Figures of an epoch as MLflow shows them."""
+    return {
+        "loss": report.loss,
+        "train_accuracy": report.train.accuracy,
+        "valid_accuracy": report.valid.accuracy,
+        "seconds": report.seconds,
+        **{f"rate_hz.{layer}": rate for layer, rate in report.rate_hz.items()},
+    }
+
+
+def draw_pictures(
+    folder: Path, record: RunRecord, dataset: SpikeDataset, predictions: Predictions | None
+) -> list[Path]:
+    """Learning curves and confusion matrix of a run, as SVG and PNG."""
+    from snnbench import plots
+    from snnbench.train import HISTORY_FILE
+
+    task = record.spec.task
+    title = f"{record.spec.model.name} on {task.name}, seed {record.spec.seed}"
+    note = "synthetic speech" if task.synthetic else ""
+    figures = {}
+    if (folder / HISTORY_FILE).is_file():
+        history = read_history(folder / HISTORY_FILE)
+        figures["learning-curves"] = plots.learning_curves(history, title=title, note=note)
+    if predictions is not None:
+        matrix = confusion(predictions.predictions, predictions.labels, task.n_classes)
+        classes = dataset.header.classes
+        figures["confusion"] = plots.confusion_matrix(matrix, classes, title=title, note=note)
+    paths = []
+    for name, figure in figures.items():
+        for suffix in (".svg", ".png"):
+            paths.append(folder / PICTURES / (name + suffix))
+            plots.save(figure, paths[-1])
+    return paths
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """Columns of a history.csv."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+
+
+def evaluate_again(
+    folder: Path, dataset: SpikeDataset, device: torch.device
+) -> tuple[RunRecord, Predictions, int]:
+    """Predict a finished run's test split again from its weights.
+
+    Returns
+    -------
+    record, predictions, number of predictions that differ from the stored ones
+
+    Raises
+    ------
+    SnnbenchError
+        No finished run there, weights that are not the record's, or other data.
+    """
+    from snnbench.checkpoint import load_network
+    from snnbench.train import MODEL_FILE
+
+    record = finished_record(folder)
+    if record is None or record.test is None:
+        raise SnnbenchError(f"{folder}: holds no finished run ({RECORD_FILE} with a test result)")
+    digest = file_sha256(folder / MODEL_FILE)
+    if digest != record.checkpoint_sha256:
+        raise SnnbenchError(
+            f"{folder / MODEL_FILE}: sha256 {digest} is not the record's, {record.checkpoint_sha256}"
+        )
+    if dataset.fingerprint != record.data.fingerprint:
+        raise SnnbenchError(
+            f"{dataset.path}: fingerprint {dataset.fingerprint} is not that of the run's data,"
+            f" {record.data.fingerprint}"
+        )
+    network, spec = load_network(folder / MODEL_FILE)
+    predictions, _ = open_test_once(dataset, network.to(device), spec, device)
+    stored = read_predictions(folder / PREDICTIONS_FILE)
+    return record, predictions, int((stored.predictions != predictions.predictions).sum())
+
+
+def default_seeds(n: int) -> Sequence[int]:
+    """Seeds of a benchmark with n seeds: 0 to n - 1, so that nobody chooses them."""
+    return range(n)
+
+
+def _n_parameters(result: FitResult, spec: RunSpec) -> int:
+    import torch
+
+    from snnbench.checkpoint import build_for
+
+    network = result.network or build_for(spec, torch.Generator())
+    return network.n_parameters
+
+
+def _device_name(device: torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,385 @@
+"""`snnbench train`, `bench`, `eval` and `quickstart`: runs and what comes of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from snnbench.cli.common import answer, json_option, note, progress_bar, set_option, table
+from snnbench.errors import SnnbenchError
+
+if TYPE_CHECKING:
+    from snnbench.bench import Callbacks
+    from snnbench.data_prep.store import SpikeDataset
+    from snnbench.record import RunRecord
+    from snnbench.spec import RunSpec
+    from snnbench.tracking import NullTracker
+    from snnbench.train import BatchReport, EpochReport
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="SpikeDataset file; default: the one that `snnbench data get` makes.",
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+runs_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for run folders; default: SNNBENCH_HOME/runs.",
+)
+track_option = click.option(
+    "--track/--no-track", default=True, show_default=True, help="Log to MLflow."
+)
+
+
+@click.command("train")
+@click.argument("task")
+@click.argument("model")
+@data_option
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@device_option
+@set_option
+@runs_option
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option("--overwrite", is_flag=True, help="Throw away what the run folder holds, begin anew.")
+@track_option
+@json_option
+def train_command(
+    task: str,
+    model: str,
+    data: Path | None,
+    seed: int,
+    device: str,
+    assignments: tuple[str, ...],
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    track: bool,
+    as_json: bool,
+) -> None:
+    """Train MODEL on TASK with one seed, and test it once.
+
+    \b
+    Example: snnbench train hd rec-lif --data hd.h5 --seed 0 --set train.lr=1e-3
+    """
+    from snnbench.bench import RECORD_FILE, finished_record
+    from snnbench.train import RESUME_FILE
+
+    with opened_data(task, data, check_model=model) as dataset:
+        spec = spec_for(task, model, seed, dataset, assignments)
+        folder = runs_folder(out) / spec.run_id
+        if overwrite and folder.is_dir():
+            shutil.rmtree(folder)
+        if (record := finished_record(folder)) and not resume:
+            raise SnnbenchError(
+                f"{folder}: this run is finished, see its {RECORD_FILE};"
+                " --overwrite trains it again, another --seed makes another run"
+            )
+        if record is None and (folder / RESUME_FILE).exists() and not resume:
+            raise SnnbenchError(
+                f"{folder}: holds this run, unfinished; --resume goes on with it,"
+                " --overwrite begins anew"
+            )
+        if record is None:
+            [record] = run_seeds([spec], dataset, out=out, device=device, track=track)
+    answer(as_json, record_facts(record, folder), record_text(record, folder))
+
+
+@click.command("bench")
+@click.argument("task")
+@click.argument("model")
+@data_option
+@click.option(
+    "--seeds", type=click.IntRange(1), default=10, show_default=True, help="Seeds 0 to N-1."
+)
+@device_option
+@set_option
+@runs_option
+@track_option
+@json_option
+def bench_command(
+    task: str,
+    model: str,
+    data: Path | None,
+    seeds: int,
+    device: str,
+    assignments: tuple[str, ...],
+    out: Path | None,
+    track: bool,
+    as_json: bool,
+) -> None:
+    """Train MODEL on TASK with several seeds under the task's protocol.
+
+    Finished seeds are taken as they are and unfinished ones continued, so the command may be stopped
+    and called again.
+
+    \b
+    Example: snnbench bench hd rec-lif --data hd.h5 --seeds 3
+    """
+    from snnbench.bench import default_seeds
+
+    with opened_data(task, data, check_model=model) as dataset:
+        specs = [spec_for(task, model, s, dataset, assignments) for s in default_seeds(seeds)]
+        records = run_seeds(specs, dataset, out=out, device=device, track=track)
+    folders = [runs_folder(out) / spec.run_id for spec in specs]
+    facts = [record_facts(r, f) for r, f in zip(records, folders, strict=True)]
+    answer(as_json, {"runs": facts, **summary_facts(records)}, bench_text(records, folders))
+
+
+@click.command("eval")
+@click.argument("run", type=click.Path(path_type=Path))
+@data_option
+@device_option
+@json_option
+def eval_command(run: Path, data: Path | None, device: str, as_json: bool) -> None:
+    """Predict the test split again from the weights in RUN and compare with its record.
+
+    \b
+    Example: snnbench eval ~/runs/hd-rec-lif-seed0-1a2b3c4d5e --data hd.h5
+    """
+    from snnbench.bench import evaluate_again
+    from snnbench.data_prep.store import SpikeDataset
+    from snnbench.metrics import count_correct
+    from snnbench.paths import dataset_path
+    from snnbench.record import read_record
+    from snnbench.seeding import resolve_device
+
+    if not (run / "record.json").is_file():
+        raise SnnbenchError(f"{run}: not a finished run folder, there is no record.json in it")
+    task = read_record(run / "record.json").spec.task
+    with SpikeDataset.open(data or dataset_path(task.dataset)) as dataset:
+        record, predictions, different = evaluate_again(run, dataset, resolve_device(device))
+    counts = count_correct(predictions.predictions, predictions.labels)
+    facts = {
+        "run": str(run),
+        "test": counts.model_dump(),
+        "recorded": record.test.model_dump() if record.test else None,
+        "different_predictions": different,
+    }
+    text = (
+        f"{run.name}: {counts.correct} of {counts.total} correct, {counts.accuracy:.2%};"
+        f" {different} predictions differ from the record's"
+    )
+    answer(as_json, facts, text)
+    if different and record.environment.device == "cpu" and device == "cpu":
+        note("the same device should give the same predictions; a different processor may not")
+
+
+@click.command("quickstart")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for pictures and the page; default: SNNBENCH_HOME/quickstart.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@device_option
+@json_option
+def quickstart_command(out: Path | None, seeds: int, device: str, as_json: bool) -> None:
+    """The whole path on the embedded data: speech, spikes, networks, board, pictures, page.
+
+    The data are synthetic speech, made on this machine. Takes a few minutes on two cores and may be
+    stopped and called again.
+
+    \b
+    Example: snnbench quickstart --out quickstart
+    """
+    from snnbench.cli.quickstart import quickstart
+
+    quickstart(out, seeds=seeds, device=device, as_json=as_json)
+
+
+@contextmanager
+def opened_data(task: str, data: Path | None, *, check_model: str) -> Iterator[SpikeDataset]:
+    """The task's data file, proven whole and the task's."""
+    from snnbench.bench import check_data
+    from snnbench.data_prep.store import SpikeDataset
+    from snnbench.paths import dataset_path
+    from snnbench.spec import load_model, load_task
+
+    spec = load_task(task)
+    load_model(check_model)  # a wrong name is told before minutes of reading
+    path = data or dataset_path(spec.dataset)
+    if data is None and not path.is_file():
+        raise SnnbenchError(
+            f"{path}: not there yet; `snnbench data get {spec.dataset}` makes it,"
+            " or name a file with --data"
+        )
+    with SpikeDataset.open(path) as dataset:
+        check_data(dataset, spec)
+        note(f"{path}: reading, fingerprint {dataset.fingerprint[:16]}")
+        dataset.check()
+        yield dataset
+
+
+def spec_for(
+    task: str, model: str, seed: int, dataset: SpikeDataset, assignments: tuple[str, ...]
+) -> RunSpec:
+    """The run's specification with `--set` applied."""
+    from snnbench.spec import make_run_spec, parse_overrides
+
+    return make_run_spec(
+        task,
+        model,
+        seed=seed,
+        data_fingerprint=dataset.fingerprint,
+        overrides=parse_overrides(assignments),
+    )
+
+
+def runs_folder(out: Path | None) -> Path:
+    """Where run folders go."""
+    from snnbench.paths import home_dir
+
+    return out or home_dir() / "runs"
+
+
+def run_seeds(
+    specs: list[RunSpec],
+    dataset: SpikeDataset,
+    *,
+    out: Path | None,
+    device: str,
+    track: bool,
+) -> list[RunRecord]:
+    """Run every spec that has no record yet, with progress; returns all records."""
+    from snnbench.bench import finished_record, run_seed
+    from snnbench.seeding import resolve_device
+
+    chosen_device = resolve_device(device)
+    records = []
+    splits = None
+    for spec in specs:
+        folder = runs_folder(out) / spec.run_id
+        record = finished_record(folder)
+        if record:
+            note(f"{folder.name}: finished already")
+        else:
+            splits = splits or (dataset.read("train"), dataset.read("valid"))
+            with tracker_for(spec, folder, track) as tracker, epoch_progress(spec) as callbacks:
+                record = run_seed(
+                    spec,
+                    dataset,
+                    *splits,
+                    folder=folder,
+                    device=chosen_device,
+                    tracker=tracker,
+                    callbacks=callbacks,
+                    resume=True,
+                )
+            if record.status == "diverged":
+                note(
+                    f"{folder.name}: diverged in epoch {record.epochs_run + 1}: loss is not finite"
+                )
+        records.append(record)
+    return records
+
+
+def tracker_for(spec: RunSpec, folder: Path, track: bool) -> NullTracker:
+    """An MLflow tracker for a run, or one that does nothing."""
+    from snnbench.tracking import NullTracker, Tracker, flat_params
+
+    if not track:
+        return NullTracker()
+    return Tracker(
+        experiment=spec.task.name,
+        run_name=spec.run_id,
+        params=flat_params(spec),
+        tags={"synthetic": str(spec.task.synthetic)},
+        run_dir=folder,
+    )
+
+
+@contextmanager
+def epoch_progress(spec: RunSpec) -> Iterator[Callbacks]:
+    """A progress bar over all epochs with loss, accuracies, firing rates and warnings."""
+    from snnbench.bench import Callbacks
+
+    description = f"{spec.task.name} {spec.model.name} seed {spec.seed}"
+    warned: set[str] = set()
+    figures: dict[str, str] = {}
+    with progress_bar(description, "epochs") as update:
+
+        def on_batch(b: BatchReport) -> None:
+            update(b.epoch - 1 + b.samples_done / b.samples, spec.train.epochs, **figures)
+
+        def on_epoch(e: EpochReport) -> None:
+            rates = " ".join(f"{rate:.0f}" for rate in e.rate_hz.values())
+            figures.update(
+                loss=f"{e.loss:.3f}",
+                train=f"{e.train.accuracy:.3f}",
+                valid=f"{e.valid.accuracy:.3f}",
+                Hz=rates,
+            )
+            update(e.epoch, spec.train.epochs, **figures)
+            for warning in set(e.warnings) - warned:
+                warned.add(warning)
+                note(f"\nepoch {e.epoch}: {warning}")
+
+        yield Callbacks(on_epoch, on_batch)
+
+
+def record_facts(record: RunRecord, folder: Path) -> dict[str, Any]:
+    """A record for `--json`, with its folder."""
+    return {"folder": str(folder), "record": record.model_dump(mode="json")}
+
+
+def summary_facts(records: list[RunRecord]) -> dict[str, Any]:
+    """Mean, spread and interval over seeds; a diverged seed counts as without a correct prediction."""
+    from snnbench.metrics import summarise
+
+    summary = summarise([r.test.accuracy if r.test else 0.0 for r in records])
+    numbers = {k: None if v != v else v for k, v in summary._asdict().items()}
+    return {"seeds": len(records), "accuracy": numbers}
+
+
+def record_text(record: RunRecord, folder: Path) -> str:
+    """A finished run in a few lines."""
+    if record.test is None or record.validation is None or record.operations is None:
+        return f"{record.run_id}: {record.status} after {record.epochs_run} epochs\n{folder}"
+    spikes = sum(record.operations.spikes.values())
+    groups = ", ".join(f"{name} {c.accuracy:.1%}" for name, c in record.test_by_group.items())
+    return "\n".join(
+        [
+            f"{record.run_id}: epoch {record.chosen_epoch} of {record.epochs_run},"
+            f" chosen on validation ({record.validation.accuracy:.2%})",
+            f"test {record.test.accuracy:.2%} ({record.test.correct} of {record.test.total},"
+            f" read once); by speaker: {groups}",
+            f"{spikes:.0f} hidden spikes and {record.operations.effective_acs:.3g} accumulates per"
+            f" sample, {record.n_parameters} parameters, {record.seconds_per_epoch:.1f} s per epoch",
+            str(folder),
+        ]
+    )
+
+
+def bench_text(records: list[RunRecord], folders: list[Path]) -> Any:
+    """Seeds in a table, the mean below."""
+    from rich.console import Group
+
+    rows = []
+    for r in records:
+        spikes = round(sum(r.operations.spikes.values())) if r.operations else None
+        valid = f"{r.validation.accuracy:.2%}" if r.validation else ""
+        test = f"{r.test.accuracy:.2%}" if r.test else r.status
+        counts = f"{r.test.correct}/{r.test.total}" if r.test else ""
+        epoch = r.chosen_epoch or r.epochs_run
+        rows.append(
+            [r.spec.seed, epoch, valid, test, counts, spikes, round(r.seconds_per_epoch, 1)]
+        )
+    columns = ["seed", "epoch", "validation", "test", "correct", "spikes", "s/epoch"]
+    facts = summary_facts(records)["accuracy"]
+    spread = "" if facts["sd"] is None else f" ± {facts['sd']:.2%} (sd over seeds)"
+    spec = records[0].spec
+    synthetic = ", synthetic speech" if spec.task.synthetic else ""
+    head = f"{spec.model.name} on {spec.task.name}{synthetic}, protocol class {spec.task.protocol}"
+    tail = [
+        f"test accuracy {facts['mean']:.2%}{spread}, {len(records)} seeds",
+        f"{folders[0].parent}",
+    ]
+    return Group(head, table(None, columns, rows), "\n".join(tail))
