@@ -13,10 +13,11 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -211,12 +212,19 @@ def _run(jobs: Sequence[_Job], workers: int) -> Iterator[_Job]:
     # spawn: a forked child would inherit locks of the parent's threads
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context)
+    waiting = iter(jobs)
+    running: dict[Future[None], _Job] = {}
     try:
-        with _interrupts_held():
-            futures: dict[Future[None], _Job] = {pool.submit(_make_shard, job): job for job in jobs}
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
+        while True:
+            # one shard per worker and none ahead, so that Ctrl-C waits for these and no others
+            with _interrupts_held():
+                for job in islice(waiting, workers - len(running)):
+                    running[pool.submit(_make_shard, job)] = job
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                future.result()
+                yield running.pop(future)
     except BrokenProcessPool:
         raise SnnbenchError(
             "a conversion worker was killed (out of memory?); finished parts are kept, run again,"

@@ -15,7 +15,6 @@ import csv
 import datetime
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,14 +44,6 @@ if TYPE_CHECKING:
 RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.npz"
 PICTURES = "pictures"
-
-
-@dataclass(frozen=True)
-class Callbacks:
-    """Who is told about progress."""
-
-    on_epoch: Callable[[EpochReport], None] | None = None
-    on_batch: Callable[[BatchReport], None] | None = None
 
 
 def check_data(dataset: SpikeDataset, task: TaskSpec) -> None:
@@ -93,7 +84,8 @@ def run_seed(
     folder: Path,
     device: torch.device,
     tracker: NullTracker,
-    callbacks: Callbacks = Callbacks(),
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    on_batch: Callable[[BatchReport], None] | None = None,
     resume: bool = False,
     tuning_trials: int = 0,
 ) -> RunRecord:
@@ -105,6 +97,7 @@ def run_seed(
     dataset : open file; `train` and `valid` are its splits, read once for all seeds.
     folder : run folder; with `resume`, what is there is continued.
     tracker : where metrics are shown, inside its own context.
+    on_epoch, on_batch : called after each, for progress.
     tuning_trials : hyperparameter trials spent before, told in the record.
 
     Raises
@@ -112,14 +105,12 @@ def run_seed(
     SnnbenchError
         The folder holds another run, or one and `resume` is false.
     """
-    import torch
-
     from snnbench.train import MODEL_FILE, fit
 
-    def on_epoch(report: EpochReport) -> None:
+    def tracked(report: EpochReport) -> None:
         tracker.epoch(report.epoch, epoch_metrics(report))
-        if callbacks.on_epoch:
-            callbacks.on_epoch(report)
+        if on_epoch:
+            on_epoch(report)
 
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result = fit(
@@ -128,8 +119,8 @@ def run_seed(
         valid,
         folder=folder,
         device=device,
-        on_epoch=on_epoch,
-        on_batch=callbacks.on_batch,
+        on_epoch=tracked,
+        on_batch=on_batch,
         resume=resume,
     )
     evaluating = time.perf_counter()
@@ -164,7 +155,7 @@ def run_seed(
         tuning_trials=tuning_trials,
         predictions_sha256=predictions_sha256,
         checkpoint_sha256=file_sha256(folder / MODEL_FILE) if predictions is not None else None,
-        environment=describe(_device_name(device), torch.get_num_threads(), deterministic=True),
+        environment=describe(_device_name(device), threads=1, deterministic=True),
         started_at=started_at,
         wall_s=trained_s + time.perf_counter() - evaluating,
         seconds_per_epoch=0.0 if result.epochs_run == 0 else result.seconds_per_epoch,

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from snnbench.errors import UsageError
 
@@ -27,22 +27,31 @@ def make_generator(
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """Within the block PyTorch takes deterministic algorithms or fails; the old setting returns after."""
+    """Within the block PyTorch takes deterministic algorithms or fails, and one CPU thread.
+
+    The last bits of a matrix product depend on the number of threads: with one, a result does not
+    depend on the number of cores. For layers of some hundred units one thread is also the fastest;
+    seeds that run side by side use the other cores. The old settings return afterwards.
+    """
     import torch
 
     # cuBLAS reads this when it makes its first handle; without it, it may choose by chance
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    threads = torch.get_num_threads()
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
     # filling every new tensor with nan would show reads of memory that nobody wrote; it costs time
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
+        torch.set_num_threads(threads)
 
 
 def resolve_device(name: str) -> torch.device:

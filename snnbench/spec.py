@@ -115,9 +115,9 @@ class ModelSpec(Spec):
     surrogate: SurrogateSpec = SurrogateSpec()
     readout: ReadoutSpec = ReadoutSpec()
     input_gain: float = Field(default=1.0, gt=0)
-    """Scale of the initial feedforward weights, U(-g/sqrt(n_in), g/sqrt(n_in))."""
+    """Scale of the initial feedforward weights; for the whole formula see models/layers.py."""
     recurrent_gain: float = Field(default=1.0, ge=0)
-    """Scale of the initial recurrent weights, U(-g/sqrt(n), g/sqrt(n))."""
+    """Scale of the initial recurrent weights, likewise."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability with which a hidden unit is silenced for a whole sample in training."""
 
@@ -153,7 +153,7 @@ class TrainSpec(Spec):
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better validation accuracy; None never stops early."""
     optimiser: Literal["adam", "adamax"] = "adam"
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, le=100)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"

@@ -21,12 +21,16 @@ from snnbench.leaderboards.entries import Root, shipped_tasks
 from snnbench.leaderboards.render import render_board, rerun_commands
 from snnbench.leaderboards.table import Table, make_tables, verify_roots
 from snnbench.leaderboards.terminal import TerminalTables
+from snnbench.spec import DataPins, load_task
 from tests.factories import make_run_folder, make_run_folders
 from tests.test_board import snnbench
 
 EVIL = (
     '<script>alert(1)</script><img src=x onerror="alert(2)"> {{ 7*7 }} | [x](javascript:alert(3))'
 )
+# the shipped task pins the labels of its data, and these rows' labels are made up
+SYNTHETIC = load_task("digits-synthetic").model_copy(update={"pins": DataPins()})
+TASKS = shipped_tasks() | {(SYNTHETIC.name, SYNTHETIC.version): SYNTHETIC}
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +49,17 @@ def board(tmp_path_factory):
         runs = make_run_folders(tmp_path / name, n, **keys)
         add_entry(runs, root, shipped_tasks(), cover={"name": name})
     runs = [
-        make_run_folder(tmp_path / "evil", seed=0, status="diverged", task="digits-synthetic"),
-        make_run_folder(tmp_path / "evil", seed=4, task="digits-synthetic"),
+        make_run_folder(tmp_path / "evil", seed=0, status="diverged", task=SYNTHETIC),
+        make_run_folder(tmp_path / "evil", seed=4, task=SYNTHETIC),
     ]
     cover = {"name": "evil", "authors": [EVIL], "note": EVIL, "code": "javascript:alert(4)"}
     cover |= {"paper": 'https://example.org/"onmouseover="alert(5)'}
-    add_entry(runs, root, shipped_tasks(), cover=cover)
+    add_entry(runs, root, TASKS, cover=cover)
     return root
 
 
 def tables_of(board) -> list[Table]:
-    return make_tables(verify_roots([Root("board", board)], shipped_tasks()))
+    return make_tables(verify_roots([Root("board", board)], TASKS))
 
 
 class Page(HTMLParser):
@@ -86,8 +90,9 @@ def test_equal_boards_give_equal_bytes(board):
 
 
 def test_check_names_what_is_stale(board, tmp_path, capsys):
-    out = tmp_path / "page"
-    command = ("board", "build", "--board", board, "--out", out)
+    out, pinned = tmp_path / "page", tmp_path / "board"
+    shutil.copytree(board / "hd", pinned / "hd")
+    command = ("board", "build", "--board", pinned, "--out", out)
     assert snnbench(*command, "--check") == 1
     assert not out.exists()
     assert snnbench(*command) == 0

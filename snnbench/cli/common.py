@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,15 +35,24 @@ def set_option(command: Command) -> Command:
 def answer(as_json: bool, data: Any, text: Any) -> None:
     """Print the answer: `data` as JSON, or `text` (a string or something rich can draw)."""
     if as_json:
-        click.echo(json.dumps(data, indent=1, ensure_ascii=False))
-    elif isinstance(text, str):
+        text = json.dumps(data, indent=1, ensure_ascii=False)
+    elif not isinstance(text, str):
+        text = _drawn(text)
+    try:
         click.echo(text)
-    else:
-        from rich.console import Console
+    except BrokenPipeError:
+        # the reader of our output (head, less) has left: not an error, and nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-        # without a terminal, as wide as the table needs, so that a file or a pipe gets whole lines
-        console = Console() if sys.stdout.isatty() else Console(width=200)
+
+def _drawn(text: Any) -> str:
+    from rich.console import Console
+
+    # without a terminal, as wide as the table needs, so that a file or a pipe gets whole lines
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    with console.capture() as captured:
         console.print(text)
+    return captured.get().removesuffix("\n")
 
 
 def note(text: str) -> None:

@@ -22,7 +22,9 @@ def env_command(as_json: bool) -> None:
     from snnbench.tracking import ui_command
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    environment = describe("cuda" if gpus else "cpu", torch.get_num_threads(), deterministic=True)
+    environment = describe(
+        "cuda" if gpus else "cpu", threads=torch.get_num_threads(), deterministic=True
+    )
     facts = {
         **environment.model_dump(exclude={"device", "deterministic"}),
         "gpus": gpus,

@@ -14,11 +14,10 @@ from snnbench.cli.common import answer, json_option, note, progress_bar, set_opt
 from snnbench.errors import SnnbenchError
 
 if TYPE_CHECKING:
-    from snnbench.bench import Callbacks
     from snnbench.data_prep.store import SpikeDataset
     from snnbench.record import RunRecord
+    from snnbench.seeds import OnBatch, OnEpoch
     from snnbench.spec import RunSpec
-    from snnbench.tracking import NullTracker
     from snnbench.train import BatchReport, EpochReport
 
 data_option = click.option(
@@ -33,6 +32,16 @@ runs_option = click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Folder for run folders; default: SNNBENCH_HOME/runs.",
+)
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), help="Seeds at a time; default: one per core, on a GPU 1."
+)
+tuning_option = click.option(
+    "--tuning-trials",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Hyperparameter trials spent before, for the record; `snnbench sweep best` tells them.",
 )
 track_option = click.option(
     "--track/--no-track", default=True, show_default=True, help="Log to MLflow."
@@ -49,6 +58,7 @@ track_option = click.option(
 @runs_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
 @click.option("--overwrite", is_flag=True, help="Throw away what the run folder holds, begin anew.")
+@tuning_option
 @track_option
 @json_option
 def train_command(
@@ -61,6 +71,7 @@ def train_command(
     out: Path | None,
     resume: bool,
     overwrite: bool,
+    tuning_trials: int,
     track: bool,
     as_json: bool,
 ) -> None:
@@ -88,7 +99,9 @@ def train_command(
                 " --overwrite begins anew"
             )
         if record is None:
-            [record] = run_seeds([spec], dataset, out=out, device=device, track=track)
+            [record] = run_seeds(
+                [spec], dataset, out=out, device=device, track=track, tuning_trials=tuning_trials
+            )
     answer(as_json, record_facts(record, folder), record_text(record, folder))
 
 
@@ -99,9 +112,11 @@ def train_command(
 @click.option(
     "--seeds", type=click.IntRange(1), default=10, show_default=True, help="Seeds 0 to N-1."
 )
+@workers_option
 @device_option
 @set_option
 @runs_option
+@tuning_option
 @track_option
 @json_option
 def bench_command(
@@ -109,9 +124,11 @@ def bench_command(
     model: str,
     data: Path | None,
     seeds: int,
+    workers: int | None,
     device: str,
     assignments: tuple[str, ...],
     out: Path | None,
+    tuning_trials: int,
     track: bool,
     as_json: bool,
 ) -> None:
@@ -127,7 +144,15 @@ def bench_command(
 
     with opened_data(task, data, check_model=model) as dataset:
         specs = [spec_for(task, model, s, dataset, assignments) for s in default_seeds(seeds)]
-        records = run_seeds(specs, dataset, out=out, device=device, track=track)
+        records = run_seeds(
+            specs,
+            dataset,
+            out=out,
+            device=device,
+            track=track,
+            workers=workers,
+            tuning_trials=tuning_trials,
+        )
     folders = [runs_folder(out) / spec.run_id for spec in specs]
     facts = [record_facts(r, f) for r, f in zip(records, folders, strict=True)]
     answer(as_json, {"runs": facts, **summary_facts(records)}, bench_text(records, folders))
@@ -196,8 +221,10 @@ def quickstart_command(out: Path | None, seeds: int, device: str, as_json: bool)
 
 
 @contextmanager
-def opened_data(task: str, data: Path | None, *, check_model: str) -> Iterator[SpikeDataset]:
-    """The task's data file, proven whole and the task's."""
+def opened_data(
+    task: str, data: Path | None, *, check_model: str, prove: bool = True
+) -> Iterator[SpikeDataset]:
+    """The task's data file; with `prove` its arrays are read and found whole."""
     from snnbench.bench import check_data
     from snnbench.data_prep.store import SpikeDataset
     from snnbench.paths import dataset_path
@@ -213,8 +240,9 @@ def opened_data(task: str, data: Path | None, *, check_model: str) -> Iterator[S
         )
     with SpikeDataset.open(path) as dataset:
         check_data(dataset, spec)
-        note(f"{path}: reading, fingerprint {dataset.fingerprint[:16]}")
-        dataset.check()
+        if prove:
+            note(f"{path}: reading, fingerprint {dataset.fingerprint[:16]}")
+            dataset.check()
         yield dataset
 
 
@@ -247,82 +275,67 @@ def run_seeds(
     out: Path | None,
     device: str,
     track: bool,
+    workers: int | None = None,
+    tuning_trials: int = 0,
 ) -> list[RunRecord]:
     """Run every spec that has no record yet, with progress; returns all records."""
-    from snnbench.bench import finished_record, run_seed
-    from snnbench.seeding import resolve_device
+    from snnbench.bench import finished_record
+    from snnbench.seeds import Job, default_workers, run_jobs
 
-    chosen_device = resolve_device(device)
-    records = []
-    splits = None
-    for spec in specs:
-        folder = runs_folder(out) / spec.run_id
-        record = finished_record(folder)
-        if record:
-            note(f"{folder.name}: finished already")
-        else:
-            splits = splits or (dataset.read("train"), dataset.read("valid"))
-            with tracker_for(spec, folder, track) as tracker, epoch_progress(spec) as callbacks:
-                record = run_seed(
-                    spec,
-                    dataset,
-                    *splits,
-                    folder=folder,
-                    device=chosen_device,
-                    tracker=tracker,
-                    callbacks=callbacks,
-                    resume=True,
-                )
-            if record.status == "diverged":
-                note(
-                    f"{folder.name}: diverged in epoch {record.epochs_run + 1}: loss is not finite"
-                )
-        records.append(record)
+    workers = workers or default_workers(device)
+    jobs = [
+        Job(spec, runs_folder(out) / spec.run_id, dataset.path, device, track, tuning_trials)
+        for spec in specs
+    ]
+    for job in jobs:
+        if record := finished_record(job.folder):
+            told = f", after {record.tuning_trials} tuning trials" if tuning_trials else ""
+            note(f"{job.folder.name}: finished already{told}")
+    missing = [job.spec for job in jobs if not finished_record(job.folder)]
+    with training_progress(missing) as (on_epoch, on_batch):
+        records = run_jobs(jobs, workers=workers, on_epoch=on_epoch, on_batch=on_batch)
+    for record in records:
+        if record.status == "diverged":
+            note(f"{record.run_id}: diverged in epoch {record.epochs_run + 1}, loss is not finite")
     return records
 
 
-def tracker_for(spec: RunSpec, folder: Path, track: bool) -> NullTracker:
-    """An MLflow tracker for a run, or one that does nothing."""
-    from snnbench.tracking import NullTracker, Tracker, flat_params
-
-    if not track:
-        return NullTracker()
-    return Tracker(
-        experiment=spec.task.name,
-        run_name=spec.run_id,
-        params=flat_params(spec),
-        tags={"synthetic": str(spec.task.synthetic)},
-        run_dir=folder,
-    )
-
-
 @contextmanager
-def epoch_progress(spec: RunSpec) -> Iterator[Callbacks]:
-    """A progress bar over all epochs with loss, accuracies, firing rates and warnings."""
-    from snnbench.bench import Callbacks
-
-    description = f"{spec.task.name} {spec.model.name} seed {spec.seed}"
-    warned: set[str] = set()
+def training_progress(specs: list[RunSpec]) -> Iterator[tuple[OnEpoch, OnBatch]]:
+    """A progress bar over the epochs of all runs, with the last figures, and warnings below it."""
+    if not specs:
+        yield (lambda spec, report: None), (lambda spec, report: None)
+        return
+    first = specs[0]
+    several = f"{len(specs)} seeds" if len(specs) > 1 else f"seed {first.seed}"
+    total = sum(spec.train.epochs for spec in specs)
+    done = {spec.run_id: 0.0 for spec in specs}
+    warned: set[tuple[int, str]] = set()
     figures: dict[str, str] = {}
-    with progress_bar(description, "epochs") as update:
+    with progress_bar(f"{first.task.name} {first.model.name} {several}", "epochs") as update:
+        update(0, total)
 
-        def on_batch(b: BatchReport) -> None:
-            update(b.epoch - 1 + b.samples_done / b.samples, spec.train.epochs, **figures)
+        def on_batch(spec: RunSpec, b: BatchReport) -> None:
+            done[spec.run_id] = b.epoch - 1 + b.samples_done / b.samples
+            update(sum(done.values()), total, **figures)
 
-        def on_epoch(e: EpochReport) -> None:
-            rates = " ".join(f"{rate:.0f}" for rate in e.rate_hz.values())
+        def on_epoch(spec: RunSpec, e: EpochReport) -> None:
+            done[spec.run_id] = e.epoch
             figures.update(
+                seed=str(spec.seed),
                 loss=f"{e.loss:.3f}",
                 train=f"{e.train.accuracy:.3f}",
                 valid=f"{e.valid.accuracy:.3f}",
-                Hz=rates,
+                Hz=" ".join(f"{rate:.0f}" for rate in e.rate_hz.values()),
             )
-            update(e.epoch, spec.train.epochs, **figures)
-            for warning in set(e.warnings) - warned:
-                warned.add(warning)
-                note(f"\nepoch {e.epoch}: {warning}")
+            update(sum(done.values()), total, **figures)
+            for warning in e.warnings:
+                kind = (spec.seed, warning.partition(":")[0])
+                if kind not in warned:
+                    warned.add(kind)
+                    note(f"\nseed {spec.seed}, epoch {e.epoch}: {warning}")
 
-        yield Callbacks(on_epoch, on_batch)
+        yield on_epoch, on_batch
 
 
 def record_facts(record: RunRecord, folder: Path) -> dict[str, Any]:

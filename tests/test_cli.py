@@ -1,0 +1,520 @@
+"""The command line, end to end: answers, exit codes, help, interruptions."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from snnbench.cli import COMMANDS, cli, main
+from snnbench.data_prep.store import SpikeDataset
+from tests.tiny_data import RATE_HZ, digit_name, vowel, write_dataset, write_digits
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = ("model.hidden=[12]", "model.input_gain=12", "train.epochs=2")
+QUICK = ["--no-track", *(word for setting in SETTINGS for word in ("--set", setting))]
+
+
+class Answer(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def snnbench(*arguments: object) -> Answer:
+    """Call the entry point in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["snnbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            main()
+    code = leaving.value.code or 0
+    assert isinstance(code, int)
+    assert "Traceback" not in err.getvalue()
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """Start the command as a shell does: a process group of its own, which Ctrl-C reaches."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "snnbench", *map(str, arguments)],
+        **{
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "cwd": ROOT,
+            "start_new_session": True,
+            **options,
+        },
+    )
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    """Return as soon as the condition holds; fail where the process ends before."""
+    while not condition():
+        if process.poll() is not None:
+            pytest.fail(f"ended too early: {process.communicate()}")
+        time.sleep(0.02)
+
+
+def strict_json(text: str) -> Any:
+    """JSON as other languages read it: NaN is none."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+class World(NamedTuple):
+    """A data file, a finished run on it, a board with that run, a folder of recordings."""
+
+    data: Path
+    run: Path
+    board: Path
+    sound: Path
+    folder: Path
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    data = write_dataset(folder / "hd.h5")
+    write_digits(folder / "sound")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNNBENCH_HOME", str(folder / "home"))
+        trained = snnbench(
+            "train", "hd", "ff-lif", "--data", data, "--out", folder / "runs", "--json", *QUICK
+        )
+        assert trained.code == 0, trained.err
+        run = Path(strict_json(trained.out)["folder"])
+        added = snnbench(
+            *("board", "add", run, "--board", folder / "board"),
+            *("--authors", "A. Turing", "--provisional"),
+        )
+        assert added.code == 0, added.err
+    return World(data, run, folder / "board", folder / "sound", folder)
+
+
+# --- answers
+
+
+def convert_arguments(world: World, out: Path) -> list[object]:
+    groups = ("--test-groups", "02", "--valid-groups", "01")
+    return ["data", "convert", "hd", "--source", world.sound, "--out", out, *groups]
+
+
+JSON_COMMANDS: dict[str, Callable[[World, Path], list[object]]] = {
+    "data list": lambda w, t: ["data", "list"],
+    "data show": lambda w, t: ["data", "show", w.data],
+    "data check": lambda w, t: ["data", "check", w.data],
+    "data plot": lambda w, t: ["data", "plot", w.data, "--sample", "0", "--out", t / "a.svg"],
+    "data export": lambda w, t: ["data", "export", w.data, "--out", t / "exported"],
+    "data convert": lambda w, t: [*convert_arguments(w, t / "out.h5"), "--workers", 1],
+    "models list": lambda w, t: ["models", "list"],
+    "models show": lambda w, t: ["models", "show", "ff-lif", "--set", "train.lr=0.5"],
+    "train": lambda w, t: ["train", "hd", "ff-lif", "--data", w.data, "--out", t / "r", *QUICK],
+    "bench": lambda w, t: [
+        *("bench", "hd", "ff-lif", "--data", w.data, "--seeds", "1"),
+        *("--out", w.run.parent, *QUICK),
+    ],
+    "eval": lambda w, t: ["eval", w.run, "--data", w.data],
+    "board add": lambda w, t: [
+        *("board", "add", w.run, "--board", t / "board"),
+        *("--authors", "A. Turing", "--provisional"),
+    ],
+    "board verify": lambda w, t: ["board", "verify", "--board", w.board],
+    "board show": lambda w, t: ["board", "show", "--board", w.board],
+    "board build": lambda w, t: ["board", "build", "--board", w.board, "--out", t / "page"],
+    "env": lambda w, t: ["env"],
+}
+
+
+@pytest.mark.parametrize("name", JSON_COMMANDS)
+@pytest.mark.usefixtures("cochlea_tables")
+def test_an_answer_is_text_or_json_on_stdout_alone(world: World, tmp_path: Path, name: str) -> None:
+    arguments = JSON_COMMANDS[name](world, tmp_path / "json")
+    in_json = snnbench(*arguments, "--json")
+    assert in_json.code == 0, in_json.err
+    assert isinstance(strict_json(in_json.out), dict | list)
+
+    text = snnbench(*JSON_COMMANDS[name](world, tmp_path / "text"))
+    assert text.code == 0, text.err
+    assert text.out.strip()
+    with pytest.raises(ValueError, match=r"Expecting|Extra"):
+        json.loads(text.out)
+
+
+def test_every_command_has_json() -> None:
+    for path, command in leaf_commands():
+        assert "--json" in {o for p in command.params for o in p.opts}, path
+    told = {" ".join(path) for path, _ in leaf_commands()}
+    # these two make the synthetic speech, which takes minutes
+    assert told - set(JSON_COMMANDS) <= {"data get", "quickstart", "reproduce list"} | SWEEP
+
+
+SWEEP = {"sweep run", "sweep show", "sweep best", "reproduce run"}
+
+
+def test_numbers_in_an_answer_are_those_of_the_record(world: World) -> None:
+    told = strict_json(snnbench("eval", world.run, "--data", world.data, "--json").out)
+    record = strict_json((world.run / "record.json").read_text())
+    assert told["test"] == told["recorded"] == record["test"]
+    assert told["different_predictions"] == 0
+    shown = strict_json(snnbench("data", "show", world.data, "--json").out)
+    assert shown["fingerprint"] == record["data"]["fingerprint"]
+    [row] = strict_json(snnbench("board", "show", "hd", "--board", world.board, "--json").out)
+    assert row["task"] == "hd" or row["task"]["name"] == "hd"
+
+
+def test_a_converted_file_checks_and_plots_with_its_sound(
+    world: World, tmp_path: Path, cochlea_tables: None
+) -> None:
+    out = tmp_path / "out.h5"
+    assert snnbench(*convert_arguments(world, out), "--workers", 1).code == 0
+    checked = snnbench("data", "check", out)
+    assert checked.code == 0
+    assert "whole" in checked.out
+    png = tmp_path / "raster.png"
+    assert snnbench("data", "plot", out, "--source", world.sound, "--out", png).code == 0
+    assert png.read_bytes().startswith(b"\x89PNG")
+
+
+# --- help
+
+
+def leaf_commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that does something, with its path."""
+
+    def walk(
+        path: tuple[str, ...], command: click.Command
+    ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+        if not isinstance(command, click.Group):
+            yield path, command
+            return
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from walk((*path, name), child)
+
+    return walk((), cli)
+
+
+def groups() -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield (), cli
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        if isinstance(command, click.Group):
+            yield (name,), command
+
+
+@pytest.mark.parametrize(
+    "path", [" ".join(path) for path, _ in [*leaf_commands(), *groups()]], ids=lambda p: p or "top"
+)
+def test_help_ends_with_an_example_that_parses(path: str) -> None:
+    commands = {" ".join(p): c for p, c in [*leaf_commands(), *groups()]}
+    helped = snnbench(*path.split(), "--help")
+    assert helped.code == 0
+    assert helped.err == ""
+    assert (commands[path].help or "").rstrip().splitlines()[-1].strip().startswith("Example: ")
+    [line] = [text for text in helped.out.splitlines() if "Example: " in text]
+    program, *words = shlex.split(line.partition("Example: ")[2])
+    assert program == "snnbench"
+    # the longest command the example's words name; the rest must be arguments it takes
+    named = max(
+        (p for p, _ in leaf_commands() if tuple(words[: len(p)]) == p), key=len, default=None
+    )
+    assert named is not None, line
+    assert " ".join(named).startswith(path)
+    command = commands[" ".join(named)]
+    with command.make_context(named[-1], words[len(named) :], resilient_parsing=False):
+        pass
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"], ["data", "--help"], []])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from snnbench.cli import main\n"
+        "try: main()\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+    heavy = {"torch", "numpy", "mlflow", "optuna", "h5py", "scipy", "numba", "matplotlib", "rich"}
+    assert not heavy & set(done.stderr.split())
+    assert "snnbench" in done.stdout + done.stderr
+
+
+def test_the_module_runs() -> None:
+    process = start("--help")
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "Example: snnbench quickstart" in out
+
+
+# --- wrong usage is 2, a failure is 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("dat list", "unknown command 'dat'; did you mean data"),
+        ("data chek x", "Did you mean 'check'"),
+        ("board verfy", "Did you mean 'verify'"),
+        ("train hd ff-lif --devise cpu", "--device"),
+        ("train hdd ff-lif", "unknown task 'hdd'; did you mean hd"),
+        ("train hd fflif", "unknown model 'fflif'; did you mean ff-lif"),
+        ("bench hd rec_lif", "unknown model 'rec_lif'; did you mean rec-lif"),
+        ("models show ff_lif", "unknown model 'ff_lif'; did you mean ff-lif"),
+        ("models show ff-lif --task hdd", "unknown task 'hdd'"),
+        ("models show ff-lif --set train.lrr=1", "unknown key 'train.lrr'; did you mean train.lr"),
+        ("models show ff-lif --set train.lr", "write KEY=VALUE"),
+        ("data get hdd", "unknown data set 'hdd'; did you mean hd"),
+        ("data convert hdd --source .", "unknown data set 'hdd'"),
+        ("data convert hd --out x.h5", "--source is missing"),
+        ("data convert hd --source . --out .", "is a folder; name a file"),
+        ("data plot {data} --sample 99 --out x.png", "has 20 samples, 0 to 19"),
+        ("data plot {data} --split tset --out x.png", "unknown split 'tset'; did you mean test"),
+        ("data plot {data}", "Missing option '--out'"),
+        ("data show", "Missing argument 'FILE'"),
+        ("train hd ff-lif --seed -1", "--seed"),
+        ("train hd ff-lif --data {data} --set trian.lr=1", "unknown key 'trian.lr'"),
+        ("train hd ff-lif --data {data} --set train.lr=fast", "train.lr"),
+        ("train hd ff-lif --data {data} --set train.dt_s=0.5", "shorter than the bin"),
+        ("board verify --board none", "none: no such board folder"),
+        ("board show hdd --board {board}", "unknown task 'hdd'; did you mean hd"),
+    ],
+)
+def test_wrong_usage_is_named_and_exits_2(world: World, arguments: str, message: str) -> None:
+    done = snnbench(*arguments.format(data=world.data, board=world.board).split())
+    assert done.code == 2, done
+    assert message in done.err
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("data show none.h5", "none.h5: no such data file"),
+        ("data check {run}/record.json", "not a readable HDF5 file"),
+        ("data get hd", "is not made on this machine"),
+        ("data convert hd --source none --out x.h5", "none: no such source folder"),
+        ("data convert shd --source {sound} --out x.h5", "shd_train.h5: missing"),
+        ("data convert hd --source {sound} --out {data}", "exists already; --force replaces it"),
+        ("data plot {data} --out x.png --source {run}", "no sound file for"),
+        ("train hd ff-lif", "not there yet"),
+        ("train digits-synthetic ff-lif", "`snnbench data get digits-synthetic` makes it"),
+        ("train digits-synthetic ff-lif --data {data}", "task digits-synthetic needs"),
+        ("eval {board}", "not a finished run folder"),
+        ("eval {run}", "no such data file"),
+        ("board add none --authors A", "none"),
+    ],
+)
+def test_a_failure_is_named_and_exits_1(world: World, arguments: str, message: str) -> None:
+    places = {name: str(place) for name, place in world._asdict().items()}
+    done = snnbench(*arguments.format(**places).split())
+    assert done.code == 1, done
+    assert message in done.err
+    assert done.out == ""
+
+
+def test_bad_sound_is_named_and_leaves_nothing(
+    world: World, tmp_path: Path, cochlea_tables: None
+) -> None:
+    sound = Path(shutil.copytree(world.sound, tmp_path / "sound"))
+    bad = sound / f"{digit_name(0, 0)}.wav"
+    soundfile.write(bad, np.zeros(4800), RATE_HZ)
+    spoilt = world._replace(sound=sound)
+    done = snnbench(*convert_arguments(spoilt, tmp_path / "out.h5"), "--workers", 1, "--json")
+    assert (done.code, done.out) == (1, "")
+    assert f"{bad}: is silent" in done.err
+    assert not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here cuda is a device")
+@pytest.mark.parametrize("command", ["train", "bench", "eval"])
+def test_a_missing_gpu_is_never_silently_a_cpu(world: World, tmp_path: Path, command: str) -> None:
+    what = [world.run] if command == "eval" else ["hd", "ff-lif", *QUICK, "--out", tmp_path / "r"]
+    done = snnbench(command, *what, "--data", world.data, "--device", "cuda")
+    assert done.code == 2
+    assert "device 'cuda'" in done.err
+    assert not (tmp_path / "r").exists()
+
+
+# --- run folders
+
+
+def test_a_finished_run_is_not_done_again_by_accident(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.run.parent, tmp_path / "runs")
+    folder = tmp_path / "runs" / world.run.name
+    train = ["train", "hd", "ff-lif", "--data", world.data, "--out", tmp_path / "runs", *QUICK]
+
+    refused = snnbench(*train)
+    assert refused.code == 1
+    assert f"{folder}: this run is finished" in refused.err
+    assert "--overwrite" in refused.err
+
+    kept = snnbench(*train, "--resume")
+    assert kept.code == 0
+    bench = snnbench("bench", *train[1:], "--seeds", "1")
+    assert bench.code == 0
+    assert "finished already" in bench.err
+    assert (folder / "record.json").read_bytes() == (world.run / "record.json").read_bytes()
+
+    again = snnbench(*train, "--overwrite", "--json")
+    assert again.code == 0
+    record = strict_json(again.out)["record"]
+    before = strict_json((world.run / "record.json").read_text())
+    assert record["predictions_sha256"] == before["predictions_sha256"]
+    assert record["started_at"] >= before["started_at"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "hd", "ff-lif", "--data", "{data}", *QUICK],
+        ["board", "add", "{run}", "--authors", "A", "--provisional"],
+        ["board", "build", "--board", "{board}"],
+    ],
+    ids=["train", "add", "build"],
+)
+def test_a_home_that_cannot_be_written_is_named(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    home = tmp_path / "file"
+    home.touch()
+    monkeypatch.setenv("SNNBENCH_HOME", str(home))
+    places = {name: str(place) for name, place in world._asdict().items()}
+    done = snnbench(*(word.format(**places) for word in command))
+    assert done.code == 1
+    assert str(home) in done.err
+    assert done.out == ""
+
+
+# --- stopped at any moment
+
+
+def many_digits(folder: Path) -> Path:
+    """Recordings for six shards, short ones."""
+    folder.mkdir()
+    for speaker in range(18):
+        for digit in range(10):
+            path = folder / f"{digit_name(speaker, digit)}.wav"
+            soundfile.write(path, vowel(speaker, digit, seconds=0.05), RATE_HZ, subtype="PCM_16")
+    return folder
+
+
+@pytest.mark.usefixtures("cochlea_tables")
+def test_a_conversion_survives_ctrl_c_and_kill(tmp_path: Path) -> None:
+    source, out = many_digits(tmp_path / "sound"), tmp_path / "out.h5"
+    parts = tmp_path / "out.h5.parts"
+    arguments = ["data", "convert", "hd", "--source", source, "--out", out]
+
+    def shards() -> int:
+        return len(list(parts.glob("*/shard-*.npz")))
+
+    process = start(*arguments, "--workers", 2)
+    wait_for(lambda: shards() >= 1, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.rstrip().endswith("snnbench: stopped; run the same command again to continue")
+    assert "Traceback" not in err
+    assert not out.exists()
+    assert 1 <= shards() < 6
+
+    for shard in sorted(parts.glob("*/shard-*.npz"))[1:]:
+        shard.unlink()
+    process = start(*arguments, "--workers", 1)
+    wait_for(lambda: shards() >= 2, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+
+    done = snnbench(*arguments, "--workers", 1, "--json")
+    assert done.code == 0, done.err
+    assert not parts.exists()
+    other = tmp_path / "other.h5"
+    undisturbed = snnbench(*arguments[:-1], other, "--workers", 1, "--json")
+    assert strict_json(undisturbed.out)["fingerprint"] == strict_json(done.out)["fingerprint"]
+    assert sorted(p.name for p in tmp_path.iterdir() if "h5" in p.name) == ["other.h5", "out.h5"]
+    with SpikeDataset.open(out) as dataset:
+        dataset.check()
+
+
+def test_training_survives_ctrl_c(world: World, tmp_path: Path) -> None:
+    long = [*QUICK, "--set", "train.epochs=15"]
+    arguments = ["train", "hd", "ff-lif", "--data", world.data, "--out", tmp_path, *long]
+    process = start(*arguments)
+    wait_for(lambda: list(tmp_path.glob("*/resume.safetensors")), process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == 130
+    assert out == ""
+    assert err.rstrip().endswith("snnbench: stopped; run the same command again to continue")
+    assert "Traceback" not in err
+    [folder] = tmp_path.iterdir()
+    assert not (folder / "record.json").exists()
+
+    refused = snnbench(*arguments)
+    assert refused.code == 1
+    assert "unfinished; --resume goes on with it" in refused.err
+    done = snnbench(*arguments, "--resume", "--json")
+    assert done.code == 0, done.err
+    assert strict_json(done.out)["record"]["epochs_run"] == 15
+    assert len((folder / "history.csv").read_text().splitlines()) == 16
+
+
+@pytest.mark.usefixtures("cochlea_tables")
+def test_a_full_disk_while_converting(world: World, tmp_path: Path) -> None:
+    out = write_dataset(tmp_path / "out.h5")
+    before = out.read_bytes()
+
+    def fill_the_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    arguments = [*convert_arguments(world, out), "--workers", 1, "--force"]
+    process = start(*arguments, preexec_fn=fill_the_disk)
+    _, err = process.communicate()
+    assert process.returncode == 1, err
+    assert "cannot write: File too large" in err
+    assert "Traceback" not in err
+    assert out.read_bytes() == before
+    assert not [p for p in tmp_path.rglob("*") if ".tmp" in p.name]
+    assert snnbench(*arguments).code == 0
+
+
+@pytest.mark.parametrize("arguments", [["data", "list"], ["models", "show", "ff-lif", "--json"]])
+def test_a_reader_that_leaves_is_no_error(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start(*arguments, stdout=writing)
+    os.close(writing)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
