@@ -300,7 +300,11 @@ FORGED = [
     (("validation", "total"), 300, "validation.total is 300, the valid split has 200"),
     (("validation",), None, "validation is missing in a finished run"),
     (("operations", "spikes", "hidden_1"), -1.0, "operations.spikes.hidden_1 is -1.0"),
-    (("operations", "dense_macs"), float("inf"), "operations.dense_macs: input should be a finite number"),
+    (
+        ("operations", "dense_macs"),
+        float("inf"),
+        "operations.dense_macs: input should be a finite number",
+    ),
     (("chosen_epoch",), 13, "chosen_epoch 13 of epochs_run 12"),
     (("epochs_run",), 51, "of epochs_run 51 of train.epochs 50"),
     (("chosen_epoch",), 0, "chosen_epoch counts from 1"),

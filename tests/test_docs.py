@@ -30,7 +30,12 @@ def run(command: str, folder: Path) -> None:
     """Run one line as a visitor would, with our interpreter's snnbench first on the path."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
-        command, shell=True, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True
+        command,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
@@ -57,7 +62,9 @@ def test_long_commands_run_on_real_recordings(tmp_path: Path, shared_data: Path)
         run(command, tmp_path)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str
+)
 def test_links_lead_to_files(page: Path):
     text = page.read_text("utf-8")
     targets = re.findall(r"(?:\]\(|src=\")([^)#\"]+)", text)
@@ -78,4 +85,6 @@ def test_architecture_names_every_module():
         if not path.name.startswith("__")
     }
     assert there <= named, f"not drawn: {sorted(there - named)}"
-    assert named <= there | {"quickstart.py", "download.py"}, f"drawn only: {sorted(named - there)}"
+    assert named <= there | {"quickstart.py", "download.py", "try_wheel.py"}, (
+        f"drawn only: {sorted(named - there)}"
+    )
