@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from snnbench import __version__
 from snnbench.data_prep.basilar_membrane import membrane_filter
 from snnbench.data_prep.cochlea import PRESETS, CochleaParameters, cochlea_spikes
 from snnbench.data_prep.recipe import AudioSpec, CochleaSpec, Recipe, sha256_text
@@ -135,7 +134,7 @@ def convert(
     ]
     membrane_filter(parameters.n_channels, parameters.membrane)  # once here, not once per worker
     summary = _make_shards(jobs, workers, progress)
-    header = _header(recipe, processing, recordings)
+    header = Header.of(recipe, processing, {r.group for r in recordings})
     with create(out, header) as writer:
         for split in SPLITS:
             for samples in _samples(jobs, splits, hashes, header, split):
@@ -150,23 +149,6 @@ def cochlea_parameters(spec: CochleaSpec, n_channels: int) -> CochleaParameters:
         raise unknown_name("cochlea preset", spec.preset, PRESETS)
     constants = PRESETS[spec.preset].model_dump() | {"n_channels": n_channels}
     return validated(CochleaParameters, with_overrides(constants, spec.constants), "cochlea")
-
-
-def _header(recipe: Recipe, processing: str, recordings: Sequence[Recording]) -> Header:
-    return Header(
-        name=recipe.name,
-        title=recipe.title,
-        synthetic=recipe.synthetic,
-        n_units=recipe.n_units,
-        duration_s=recipe.duration_s,
-        classes=recipe.classes,
-        groups=tuple(sorted({r.group for r in recordings})),
-        recipe=processing,
-        recipe_sha256=sha256_text(processing),
-        licence=recipe.licence,
-        citation=recipe.citation,
-        made_by=f"snnbench {__version__}",
-    )
 
 
 def _make_shards(

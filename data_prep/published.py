@@ -18,8 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from snnbench import __version__
-from snnbench.data_prep.recipe import Recipe, sha256_text
+from snnbench.data_prep.recipe import Recipe
 from snnbench.data_prep.split import resolved_rule
 from snnbench.data_prep.store import Header, Sample, SpikeDataset, create, whole_hdf5
 from snnbench.errors import SnnbenchError, unknown_name
@@ -110,20 +109,7 @@ def import_published(
             f"{paths[0]}: all speakers are validation groups, none is left to train"
         )
     processing = recipe.model_copy(update={"split": rule}).processing_json({})
-    header = Header(
-        name=recipe.name,
-        title=recipe.title,
-        synthetic=recipe.synthetic,
-        n_units=recipe.n_units,
-        duration_s=recipe.duration_s,
-        classes=recipe.classes,
-        groups=tuple(speakers),
-        recipe=processing,
-        recipe_sha256=sha256_text(processing),
-        licence=recipe.licence,
-        citation=recipe.citation,
-        made_by=f"snnbench {__version__}",
-    )
+    header = Header.of(recipe, processing, speakers)
     with create(out, header) as writer:
         for path, in_test in zip(paths, (False, True), strict=True):
             for block in _read_samples(path, header):

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from typing import Any, Literal
 
 from pydantic import Field
 
-from snnbench.errors import unknown_name
-from snnbench.spec import Spec, toml_folder, validated
+from snnbench.spec import Spec, load_shipped, shipped_names
 
 SourceKind = Literal["heidelberg-digits", "espeak-digits", "published-spikes"]
 
@@ -106,12 +104,9 @@ def sha256_text(text: str) -> str:
 
 def recipe_names() -> list[str]:
     """Names of all recipes that ship."""
-    return sorted(toml_folder("snnbench.data_prep", "recipes"))
+    return shipped_names("snnbench.data_prep", "recipes")
 
 
 def load_recipe(name: str) -> Recipe:
     """The recipe called `name`; UsageError with near names if there is none."""
-    files = toml_folder("snnbench.data_prep", "recipes")
-    if name not in files:
-        raise unknown_name("data set", name, files)
-    return validated(Recipe, tomllib.loads(files[name]), f"recipes/{name}.toml")
+    return load_shipped(Recipe, "data set", name, "snnbench.data_prep", "recipes")

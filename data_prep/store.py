@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +32,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from snnbench import __version__
+from snnbench.data_prep.recipe import Recipe, sha256_text
 from snnbench.errors import SnnbenchError, unknown_name
 from snnbench.paths import whole_file
 from snnbench.record import DataIdentity, labels_sha256
@@ -99,6 +101,24 @@ class Header:
     licence: str
     citation: str
     made_by: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, processing: str, groups: Iterable[str]) -> Self:
+        """The header of a file made by `recipe`; `processing` is its JSON, `groups` who is in it."""
+        return cls(
+            name=recipe.name,
+            title=recipe.title,
+            synthetic=recipe.synthetic,
+            n_units=recipe.n_units,
+            duration_s=recipe.duration_s,
+            classes=recipe.classes,
+            groups=tuple(sorted(groups)),
+            recipe=processing,
+            recipe_sha256=sha256_text(processing),
+            licence=recipe.licence,
+            citation=recipe.citation,
+            made_by=f"snnbench {__version__}",
+        )
 
 
 class SpikeWriter:

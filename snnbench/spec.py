@@ -226,36 +226,39 @@ class ZooEntry(Spec):
         )
 
 
-def toml_folder(package: str, folder: str) -> dict[str, str]:
-    """Name (without .toml) to text of every TOML file in a folder that ships with `package`."""
+def shipped_names(package: str, folder: str) -> list[str]:
+    """Names (without .toml) of the TOML files in a folder that ships with `package`."""
     files = resources.files(package).joinpath(folder).iterdir()
-    return {f.name[:-5]: f.read_text("utf-8") for f in files if f.name.endswith(".toml")}
+    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+
+
+def load_shipped(kind: type[Model], what: str, name: str, package: str, folder: str) -> Model:
+    """The TOML file called `name` in such a folder; UsageError with near names if there is none."""
+    names = shipped_names(package, folder)
+    if name not in names:
+        raise unknown_name(what, name, names)
+    text = resources.files(package).joinpath(folder, f"{name}.toml").read_text("utf-8")
+    return validated(kind, tomllib.loads(text), f"{folder}/{name}.toml")
 
 
 def task_names() -> list[str]:
     """Names of all tasks that ship."""
-    return sorted(toml_folder("snnbench.leaderboards", "tasks"))
+    return shipped_names("snnbench.leaderboards", "tasks")
 
 
 def load_task(name: str) -> TaskSpec:
     """The task called `name`; UsageError with near names if there is none."""
-    files = toml_folder("snnbench.leaderboards", "tasks")
-    if name not in files:
-        raise unknown_name("task", name, files)
-    return validated(TaskSpec, tomllib.loads(files[name]), f"tasks/{name}.toml")
+    return load_shipped(TaskSpec, "task", name, "snnbench.leaderboards", "tasks")
 
 
 def model_names() -> list[str]:
     """Names of all models of the zoo."""
-    return sorted(toml_folder("snnbench.models", "zoo"))
+    return shipped_names("snnbench.models", "zoo")
 
 
 def load_model(name: str) -> ZooEntry:
     """The zoo entry called `name`; UsageError with near names if there is none."""
-    files = toml_folder("snnbench.models", "zoo")
-    if name not in files:
-        raise unknown_name("model", name, files)
-    return validated(ZooEntry, tomllib.loads(files[name]), f"zoo/{name}.toml")
+    return load_shipped(ZooEntry, "model", name, "snnbench.models", "zoo")
 
 
 def make_run_spec(

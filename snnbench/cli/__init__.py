@@ -13,7 +13,7 @@ from snnbench.errors import SnnbenchError, unknown_name
 
 # name: (module, one line for --help); importing all modules for --help would make it slow
 COMMANDS = {
-    "quickstart": ("run", "The whole path on the embedded data set, in a few minutes."),
+    "quickstart": ("quickstart", "The whole path on the embedded data set, in a few minutes."),
     "data": ("data", "Make, check, look at and export data sets."),
     "models": ("models", "What is in the zoo."),
     "train": ("run", "Train one model with one seed."),

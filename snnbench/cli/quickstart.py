@@ -6,7 +6,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnbench.cli.common import answer, note
+import click
+
+from snnbench.cli.common import answer, json_option, note
+from snnbench.cli.run import (
+    device_option,
+    opened_data,
+    run_seeds,
+    runs_folder,
+    spec_for,
+)
 from snnbench.errors import SnnbenchError
 
 if TYPE_CHECKING:
@@ -18,11 +27,31 @@ TASK = "digits-synthetic"
 MODELS = ("ff-lif", "rec-lif")
 
 
+@click.command("quickstart")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for pictures and the page; default: SNNBENCH_HOME/quickstart.",
+)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@device_option
+@json_option
+def quickstart_command(out: Path | None, seeds: int, device: str, as_json: bool) -> None:
+    """The whole path on the embedded data: speech, spikes, networks, board, pictures, page.
+
+    The data are synthetic speech, made on this machine. Takes a few minutes on two cores and may be
+    stopped and called again.
+
+    \b
+    Example: snnbench quickstart --out quickstart
+    """
+    quickstart(out, seeds=seeds, device=device, as_json=as_json)
+
+
 def quickstart(out: Path | None, *, seeds: int, device: str, as_json: bool) -> None:
     """Make the data, train both models, add them to a board, verify it, draw and build everything."""
     from snnbench.bench import default_seeds
     from snnbench.cli.data import make_synthetic
-    from snnbench.cli.run import opened_data, run_seeds, runs_folder, spec_for
     from snnbench.data_prep.recipe import load_recipe
     from snnbench.paths import dataset_path, home_dir
     from snnbench.tracking import ui_command

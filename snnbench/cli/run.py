@@ -1,4 +1,4 @@
-"""`snnbench train`, `bench`, `eval` and `quickstart`: runs and what comes of them."""
+"""`snnbench train`, `bench` and `eval`: runs and what comes of them."""
 
 from __future__ import annotations
 
@@ -195,29 +195,6 @@ def eval_command(run: Path, data: Path | None, device: str, as_json: bool) -> No
     answer(as_json, facts, text)
     if different and record.environment.device == "cpu" and device == "cpu":
         note("the same device should give the same predictions; a different processor may not")
-
-
-@click.command("quickstart")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    help="Folder for pictures and the page; default: SNNBENCH_HOME/quickstart.",
-)
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
-@device_option
-@json_option
-def quickstart_command(out: Path | None, seeds: int, device: str, as_json: bool) -> None:
-    """The whole path on the embedded data: speech, spikes, networks, board, pictures, page.
-
-    The data are synthetic speech, made on this machine. Takes a few minutes on two cores and may be
-    stopped and called again.
-
-    \b
-    Example: snnbench quickstart --out quickstart
-    """
-    from snnbench.cli.quickstart import quickstart
-
-    quickstart(out, seeds=seeds, device=device, as_json=as_json)
 
 
 @contextmanager
