@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -41,3 +42,9 @@ def cochlea_tables(tables: Path, tmp_path: Path, _private_folders: None) -> None
     """Let this test, and the processes it starts, find the session's tables."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / tables.name).symlink_to(tables)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_reaches_the_tests() -> None:
+    """A shell starts background jobs with Ctrl-C ignored, and children would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
