@@ -81,8 +81,10 @@ def train_command(
     Example: snnbench train hd rec-lif --data hd.h5 --seed 0 --set train.lr=1e-3
     """
     from snnbench.bench import RECORD_FILE, finished_record
+    from snnbench.seeding import resolve_device
     from snnbench.train import RESUME_FILE
 
+    resolve_device(device)  # a missing GPU is told before anything else
     with opened_data(task, data, check_model=model) as dataset:
         spec = spec_for(task, model, seed, dataset, assignments)
         folder = runs_folder(out) / spec.run_id
@@ -141,7 +143,9 @@ def bench_command(
     Example: snnbench bench hd rec-lif --data hd.h5 --seeds 3
     """
     from snnbench.bench import default_seeds
+    from snnbench.seeding import resolve_device
 
+    resolve_device(device)
     with opened_data(task, data, check_model=model) as dataset:
         specs = [spec_for(task, model, s, dataset, assignments) for s in default_seeds(seeds)]
         records = run_seeds(
