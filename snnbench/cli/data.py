@@ -12,6 +12,8 @@ from snnbench.cli.common import answer, json_option, note, progress_bar, table
 from snnbench.errors import SnnbenchError, UsageError, unknown_name
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from snnbench.data_prep.convert import Progress, Summary
     from snnbench.data_prep.recipe import Recipe
     from snnbench.data_prep.store import SpikeDataset
@@ -204,24 +206,10 @@ def plot(
                 f"--sample {sample}: split {split} of {file} has {dataset.n_samples(split)} samples,"
                 f" 0 to {dataset.n_samples(split) - 1}"
             )
-        part = dataset.read(split, sample, sample + 1)
-        header = dataset.header
-    times, units = part.sample(0)
-    label, speaker = header.classes[part.labels[0]], header.groups[part.groups[0]]
-    sound, rate = find_sound(source, part.source_ids[0]) if source else (None, None)
-    figure = plots.audio_raster(
-        times,
-        units,
-        n_units=header.n_units,
-        duration_s=max(float(times.max(initial=0.0)), 0.1),
-        title=f"“{label}”, {'voice' if header.synthetic else 'speaker'} {speaker}",
-        waveform=sound,
-        sample_rate_hz=rate,
-        note="synthetic speech" if header.synthetic else "",
-    )
+        figure, facts = raster_of(dataset, split, sample, source)
     plots.save(figure, out)
-    facts = {"out": str(out), "source_id": part.source_ids[0], "label": label, "spikes": len(times)}
-    answer(as_json, facts, f"{out}: {part.source_ids[0]}, “{label}”, {len(times)} spikes")
+    text = f"{out}: {facts['source_id']}, “{facts['label']}”, {facts['spikes']} spikes"
+    answer(as_json, {"out": str(out), **facts}, text)
 
 
 @data_command.command("export")
@@ -241,6 +229,29 @@ def export(file: Path, layout: str, out: Path, as_json: bool) -> None:
     with SpikeDataset.open(file) as dataset:
         files = export_published(dataset, out)
     answer(as_json, {"files": [str(f) for f in files]}, "\n".join(str(f) for f in files))
+
+
+def raster_of(
+    dataset: SpikeDataset, split: str, index: int, source: Path | None
+) -> tuple[Figure, dict[str, Any]]:
+    """Picture of one sample's spikes, above them the sound if its folder is given, and its facts."""
+    from snnbench import plots
+
+    part, header = dataset.read(split, index, index + 1), dataset.header
+    times, units = part.sample(0)
+    label, speaker = header.classes[part.labels[0]], header.groups[part.groups[0]]
+    sound, rate = find_sound(source, part.source_ids[0]) if source else (None, None)
+    figure = plots.audio_raster(
+        times,
+        units,
+        n_units=header.n_units,
+        duration_s=max(float(times.max(initial=0.0)), 0.1),
+        title=f"“{label}”, {'voice' if header.synthetic else 'speaker'} {speaker}",
+        waveform=sound,
+        sample_rate_hz=rate,
+        note="synthetic speech" if header.synthetic else "",
+    )
+    return figure, {"source_id": part.source_ids[0], "label": label, "spikes": len(times)}
 
 
 def make_synthetic(

@@ -92,13 +92,14 @@ def quickstart(out: Path | None, *, seeds: int, device: str, as_json: bool) -> N
 def make_board(
     folders: dict[str, list[Path]], records: dict[str, list[RunRecord]], board: Path
 ) -> list[Table]:
-    """A fresh board of these runs, verified, shown together with the shipped rows."""
+    """A board of these runs, verified, shown together with the shipped rows."""
     from snnbench.leaderboards.add import add_entry
     from snnbench.leaderboards.entries import Root, shipped_root, shipped_tasks
     from snnbench.leaderboards.table import make_tables, verify_roots
 
-    shutil.rmtree(board, ignore_errors=True)
     for model, runs in folders.items():
+        # only what an earlier quickstart put there: the folder may hold more of the user's
+        shutil.rmtree(board / TASK / f"{model}-here", ignore_errors=True)
         dirty = any(record.environment.dirty for record in records[model])
         cover = {"name": f"{model}-here", "authors": ["you"], "note": "quickstart on this machine"}
         add_entry(runs, board, shipped_tasks(), cover=cover, provisional=dirty)
@@ -111,25 +112,11 @@ def make_board(
 
 def draw_raster(dataset: SpikeDataset, out: Path) -> list[Path]:
     """Sound and spikes of the first test recording."""
-    from snnbench import plots
-    from snnbench.cli.data import find_sound
+    from snnbench.cli.data import raster_of
     from snnbench.paths import data_dir
 
-    sample = dataset.read("test", 0, 1)
-    times, units = sample.sample(0)
-    header = dataset.header
     source = data_dir() / "sources" / TASK
-    sound, rate = find_sound(source, sample.source_ids[0]) if source.is_dir() else (None, None)
-    figure = plots.audio_raster(
-        times,
-        units,
-        n_units=header.n_units,
-        duration_s=float(times.max()),
-        title=f"“{header.classes[sample.labels[0]]}”, voice {header.groups[sample.groups[0]]}",
-        waveform=sound,
-        sample_rate_hz=rate,
-        note="synthetic speech",
-    )
+    figure, _ = raster_of(dataset, "test", 0, source if source.is_dir() else None)
     return save_both(figure, out / "raster")
 
 
