@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,19 +24,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from snnbench.data_prep.basilar_membrane import membrane_filter
-from snnbench.data_prep.cochlea import PRESETS, CochleaParameters, cochlea_spikes
-from snnbench.data_prep.recipe import AudioSpec, CochleaSpec, Recipe, sha256_text
-from snnbench.data_prep.sources import READERS, Recording
+from snnbench.data_prep.encoders import Encoder, encoder_of
+from snnbench.data_prep.readers import READERS
+from snnbench.data_prep.recipe import Recipe, sha256_text
+from snnbench.data_prep.sources import Recording
 from snnbench.data_prep.split import assign_splits, resolved_rule
 from snnbench.data_prep.store import SPLITS, Header, Sample, create
-from snnbench.errors import SnnbenchError, unknown_name
+from snnbench.errors import SnnbenchError
 from snnbench.paths import file_sha256, whole_file
-from snnbench.spec import validated, with_overrides
-
-SHARD_SIZE = 32
-ALGORITHM = "fast/1"
-"""Version of the cochlea's arithmetic; part of the recipe's digest, raised when spikes change."""
 
 
 class Progress(NamedTuple):
@@ -65,9 +61,7 @@ class _Job:
 
     path: Path
     recordings: tuple[Recording, ...]
-    audio: AudioSpec
-    parameters: CochleaParameters
-    seed: int
+    encode: Encoder
 
 
 class _Shard(NamedTuple):
@@ -107,34 +101,33 @@ def convert(
         Naming the file: a recording that cannot be used, a split that does not work out, no space
         to write, or a worker that died. Finished shards are kept for the next attempt.
     """
-    if recipe.audio is None or recipe.cochlea is None:
-        raise SnnbenchError(f"{recipe.name} is not made from audio")
-    recordings = READERS[recipe.source.kind](source)
+    encoder = encoder_of(recipe)
+    recordings, classes = READERS[recipe.source.kind](source, recipe)
     splits = assign_splits(
         recordings, recipe.split, folder=source, test_groups=test_groups, valid_groups=valid_groups
     )
-    parameters = cochlea_parameters(recipe.cochlea, recipe.n_units)
-    rule = resolved_rule(recipe.split, test_groups, valid_groups)
-    processing = recipe.model_copy(update={"split": rule}).processing_json(
-        {"algorithm": ALGORITHM, **parameters.model_dump(mode="json")}
+    resolved = recipe.model_copy(
+        update={
+            "classes": classes,
+            "split": resolved_rule(recipe.split, test_groups, valid_groups),
+        }
     )
-    hashes = {r.source_id: file_sha256(r.path) for r in recordings}
+    processing = resolved.processing_json(encoder.constants)
+    hashes = _source_hashes(recordings)
 
     plan = sha256_text(processing + "".join(f"{k} {v}\n" for k, v in sorted(hashes.items())))
     parts = out.with_name(out.name + ".parts")
     jobs = [
         _Job(
-            path=parts / plan[:16] / f"shard-{start // SHARD_SIZE:05d}.npz",
-            recordings=tuple(recordings[start : start + SHARD_SIZE]),
-            audio=recipe.audio,
-            parameters=parameters,
-            seed=recipe.cochlea.seed,
+            path=parts / plan[:16] / f"shard-{start // encoder.per_shard:05d}.npz",
+            recordings=tuple(recordings[start : start + encoder.per_shard]),
+            encode=encoder,
         )
-        for start in range(0, len(recordings), SHARD_SIZE)
+        for start in range(0, len(recordings), encoder.per_shard)
     ]
-    membrane_filter(parameters.n_channels, parameters.membrane)  # once here, not once per worker
+    encoder.prepare()
     summary = _make_shards(jobs, workers, progress)
-    header = Header.of(recipe, processing, {r.group for r in recordings})
+    header = Header.of(resolved, processing, {r.group for r in recordings})
     with create(out, header) as writer:
         for split in SPLITS:
             for samples in _samples(jobs, splits, hashes, header, split):
@@ -143,12 +136,17 @@ def convert(
     return summary
 
 
-def cochlea_parameters(spec: CochleaSpec, n_channels: int) -> CochleaParameters:
-    """The preset's constants with the recipe's own ones (dotted keys) and number of channels."""
-    if spec.preset not in PRESETS:
-        raise unknown_name("cochlea preset", spec.preset, PRESETS)
-    constants = PRESETS[spec.preset].model_dump() | {"n_channels": n_channels}
-    return validated(CochleaParameters, with_overrides(constants, spec.constants), "cochlea")
+def _source_hashes(recordings: Sequence[Recording]) -> dict[str, str]:
+    """Source id to the sha256 of its content: of the file, or of its place in a file of many; empty
+    for a computed sample."""
+    n_in_file = Counter(r.path for r in recordings)
+    of_file = {path: file_sha256(path) if path else "" for path in n_in_file}
+    return {
+        r.source_id: sha256_text(f"{of_file[r.path]} {r.position}")
+        if r.path and n_in_file[r.path] > 1
+        else of_file[r.path]
+        for r in recordings
+    }
 
 
 def _make_shards(
@@ -233,24 +231,14 @@ def _make_shard(job: _Job) -> None:
     import resource
     import time
 
-    from snnbench.data_prep.audio import load_audio
-
     started = time.process_time()
     times, units, offsets, audio_s = [], [], [0], 0.0
     for recording in job.recordings:
-        waveform, rate = load_audio(
-            recording.path,
-            sample_rate_hz=job.audio.sample_rate_hz,
-            resample=job.audio.resample,
-            downmix=job.audio.downmix,
-        )
-        spikes = cochlea_spikes(
-            waveform, rate, parameters=job.parameters, seed=job.seed, key=recording.source_id
-        )
-        times.append(spikes.times)
-        units.append(spikes.units)
-        offsets.append(offsets[-1] + len(spikes.times))
-        audio_s += len(waveform) / rate
+        encoded = job.encode(recording)
+        times.append(encoded.times)
+        units.append(encoded.units)
+        offsets.append(offsets[-1] + len(encoded.times))
+        audio_s += encoded.audio_s
     shard = _Shard(
         times=np.concatenate(times),
         units=np.concatenate(units),

@@ -8,23 +8,61 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from snnbench.spec import Spec, load_shipped, shipped_names
+from snnbench.spec import Spec, load_file, load_shipped, shipped_names
 
-SourceKind = Literal["heidelberg-digits", "espeak-digits", "published-spikes"]
+
+def _later(default: Any) -> Any:
+    """A field added after the first data sets were made: at its default it is not written, so that
+    their digests stay."""
+    return Field(default=default, exclude_if=lambda value: value == default)
 
 
 class SourceSpec(Spec):
     """Where the recordings come from and how their names are read (see data_prep/sources.py)."""
 
-    kind: SourceKind
+    kind: str
+    """A key of `readers.READERS`, or `published-spikes` (data_prep/published.py)."""
     about: str
+    """What the source folder holds, in words."""
     url: str = ""
+    """The data set's page."""
     files: tuple[str, ...] = ()
     """Names of published files, split by split, for `published-spikes`."""
+
+
+class PackedFile(Spec):
+    """A file on the mirrors."""
+
+    name: str
+    """Its address below a mirror's."""
+    hash: str = ""
+    """`md5:...` or `sha256:...`; without one the mirror's `hash_list` is asked."""
+    size_bytes: int | None = Field(default=None, gt=0)
+
+
+class Download(Spec):
+    """A file or folder that a source folder needs, and the files it may be unpacked from."""
+
+    target: str
+    hash: str = ""
+    """Hash of the target, where it is a file and its hash is known."""
+    packed: tuple[PackedFile, ...] = Field(min_length=1)
+    """Alternatives; the first that can be had is taken."""
+
+
+class DownloadSpec(Spec):
+    """What `data get` fetches (see data_prep/download.py)."""
+
+    mirrors: tuple[str, ...] = Field(min_length=1)
+    """Addresses of folders, tried in order."""
+    hash_list: str = ""
+    """A file on the mirror with a line `hash  name` per file, for files whose hash is not known here."""
+    files: tuple[Download, ...] = Field(min_length=1)
 
 
 class AudioSpec(Spec):
@@ -39,20 +77,36 @@ class CochleaSpec(Spec):
     """Preset of the cochlea, its seed, and constants that differ from the preset."""
 
     preset: str = "shd"
+    mode: Literal["fast", "exact"] = _later("fast")
+    """fast: same statistics; exact: lauscher's arithmetic, spike for spike (see docs/cochlea.md)."""
     seed: int = Field(default=0, ge=0)
     constants: dict[str, float | int | None] = Field(default_factory=dict)
 
 
 class SplitSpec(Spec):
-    """Which groups (speakers) are held out. See data_prep/split.py for the order of the rules."""
+    """Which recordings are held out. See data_prep/split.py for the rules."""
 
+    rule: Literal["groups", "filename-hash", "takes", "published"] = _later("groups")
+    """groups: whole speakers. filename-hash: Google's rule for Speech Commands. takes: numbered
+    repetitions of every speaker are tested on. published: the source says which is the test split."""
     train_list: str = ""
     test_list: str = ""
     """Names of list files in the source folder; they decide where both are there."""
     preferred_test_groups: tuple[str, ...] = ()
     """Test groups where all of them are among the recordings."""
     test_groups: tuple[str, ...] = ()
-    valid_groups: tuple[str, ...] = Field(min_length=1)
+    valid_groups: tuple[str, ...] = ()
+    test_takes: tuple[int, ...] = _later(())
+    """Rule `takes`: repetitions with these numbers are the test split."""
+    test_percent: float = _later(0.0)
+    valid_percent: float = _later(0.0)
+    """Rule `filename-hash`: shares of the range of the hash."""
+    valid_last: int = _later(0)
+    """Rule `published`: so many of the last training samples validate, where no group does."""
+
+
+_WORDS = {"title", "summary", "synthetic", "licence", "citation", "expected_samples", "download"}
+"""What a recipe says without deciding the spikes or the split."""
 
 
 class Recipe(Spec):
@@ -64,7 +118,8 @@ class Recipe(Spec):
     synthetic: bool = False
     licence: str
     citation: str
-    classes: tuple[str, ...] = Field(min_length=2)
+    classes: tuple[str, ...] = ()
+    """Empty where the source folder says what there is."""
     n_units: int = Field(gt=0)
     duration_s: float = Field(gt=0)
     """What a task usually cuts or pads to; the file keeps every spike."""
@@ -72,26 +127,25 @@ class Recipe(Spec):
     audio: AudioSpec | None = None
     cochlea: CochleaSpec | None = None
     split: SplitSpec
+    expected_samples: dict[str, int] = Field(default_factory=dict)
+    """Published numbers of samples per split."""
+    download: DownloadSpec | None = None
+
+    @model_validator(mode="after")
+    def _some_classes(self) -> Self:
+        if len(self.classes) == 1:
+            raise ValueError(
+                f"classes: one class, {self.classes[0]!r}, leaves nothing to tell apart"
+            )
+        return self
 
     def processing_json(self, constants: dict[str, Any]) -> str:
         """Canonical JSON of what decides the spikes and the split.
 
-        `constants` are the cochlea's resolved values and version, so that a changed default or
-        algorithm changes the digest.
+        `constants` are the encoder's resolved values and version (see data_prep/encoders.py), so that
+        a changed default or algorithm changes the digest.
         """
-        kept = self.model_dump(
-            mode="json",
-            include={
-                "name",
-                "classes",
-                "n_units",
-                "duration_s",
-                "source",
-                "audio",
-                "cochlea",
-                "split",
-            },
-        )
+        kept = self.model_dump(mode="json", exclude=_WORDS)
         kept["source"] = {"kind": self.source.kind}
         kept["cochlea_constants"] = constants
         return json.dumps(kept, sort_keys=True, separators=(",", ":"))
@@ -108,5 +162,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe called `name`; UsageError with near names if there is none."""
+    """The recipe called `name`, or in the TOML file `name`; UsageError with near names if none is."""
+    if name.endswith(".toml"):
+        return load_file(Recipe, Path(name))
     return load_shipped(Recipe, "data set", name, "snnbench.data_prep", "recipes")

@@ -1,12 +1,12 @@
-"""Reads source folders: which recordings are there, and what their names say."""
+"""Folders of recordings: which are there, and what their names say."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from snnbench.data_prep.recipe import Recipe
 from snnbench.errors import SnnbenchError
 
 _AUDIO_SUFFIXES = {".flac", ".wav"}
@@ -17,17 +17,36 @@ _DIGIT_NAME = re.compile(
 )
 
 
-class Recording(NamedTuple):
-    """One audio file and what its name says."""
+NO_GROUPS = "all"
+"""The one group of a data set that knows no speakers."""
 
-    path: Path
+
+class Recording(NamedTuple):
+    """One sample's source and what its name, or the list it stands in, says."""
+
+    path: Path | None
+    """None where the sample is computed."""
     source_id: str
-    """File name without its suffix."""
+    """Unique within the data set: the file's name without its suffix, or its path in the folder."""
     label: int
     group: str
+    """Speaker, or `NO_GROUPS`."""
+    split: str = ""
+    """Split, where the source itself says."""
+    take: int = -1
+    """Number of the repetition, where the name says."""
+    position: int = 0
+    """Which sample of the file it is, where a file holds many."""
 
 
-def spoken_digits(folder: Path) -> list[Recording]:
+class Listing(NamedTuple):
+    """What a source folder holds."""
+
+    recordings: list[Recording]
+    classes: tuple[str, ...]
+
+
+def spoken_digits(folder: Path, recipe: Recipe) -> Listing:
     """Recordings named as the Heidelberg Digits are, in `folder` or its `audio` subfolder.
 
     Labels are the digit for English and digit + 10 for German (SHD's order); the group is the
@@ -55,7 +74,7 @@ def spoken_digits(folder: Path) -> list[Recording]:
         label = int(match["digit"]) + (10 if match["language"] == "german" else 0)
         recordings.append(Recording(path, path.stem, label, match["speaker"]))
     _refuse_double_names(recordings)
-    return recordings
+    return Listing(recordings, recipe.classes)
 
 
 def read_list(path: Path) -> list[str]:
@@ -68,14 +87,8 @@ def read_list(path: Path) -> list[str]:
 
 
 def _refuse_double_names(recordings: list[Recording]) -> None:
-    seen: dict[str, Path] = {}
+    seen: dict[str, Path | None] = {}
     for recording in recordings:
         if other := seen.get(recording.source_id):
             raise SnnbenchError(f"{recording.path}: same name as {other}; remove one of them")
         seen[recording.source_id] = recording.path
-
-
-READERS: dict[str, Callable[[Path], list[Recording]]] = {
-    "heidelberg-digits": spoken_digits,
-    "espeak-digits": spoken_digits,
-}

@@ -12,7 +12,9 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from typing import Any, Literal, Self, TypeVar
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -241,13 +243,30 @@ def load_shipped(kind: type[Model], what: str, name: str, package: str, folder: 
     return validated(kind, tomllib.loads(text), f"{folder}/{name}.toml")
 
 
+def load_file(kind: type[Model], path: Path) -> Model:
+    """A specification of one's own, from a TOML file.
+
+    Raises
+    ------
+    UsageError
+        There is no such file, or it is not TOML, or a key of it is unknown or does not fit.
+    """
+    try:
+        tree = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as TOML: {error}") from None
+    return validated(kind, tree, str(path))
+
+
 def task_names() -> list[str]:
     """Names of all tasks that ship."""
     return shipped_names("snnbench.leaderboards", "tasks")
 
 
 def load_task(name: str) -> TaskSpec:
-    """The task called `name`; UsageError with near names if there is none."""
+    """The task called `name`, or in the TOML file `name`; UsageError with near names if none is."""
+    if name.endswith(".toml"):
+        return load_file(TaskSpec, Path(name))
     return load_shipped(TaskSpec, "task", name, "snnbench.leaderboards", "tasks")
 
 
@@ -354,6 +373,8 @@ def _fields_at(kind: type[BaseModel], path: Iterable[Any]) -> list[str]:
     for part in path:
         field = kind.model_fields.get(str(part))
         annotation = field.annotation if field else None
+        if isinstance(annotation, UnionType):  # `Model | None`
+            annotation = next(iter(get_args(annotation)))
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
             return []
         kind = annotation

@@ -14,7 +14,8 @@ import pytest
 import soundfile
 
 from snnbench.data_prep import convert as conversion
-from snnbench.data_prep.convert import Progress, Summary, cochlea_parameters
+from snnbench.data_prep.convert import Progress, Summary
+from snnbench.data_prep.encoders import CochleaEncoder, cochlea_parameters
 from snnbench.data_prep.recipe import AudioSpec, CochleaSpec, load_recipe
 from snnbench.data_prep.store import SpikeDataset
 from snnbench.errors import SnnbenchError, UsageError
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("cochlea_tables")
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversion, "SHARD_SIZE", 2)
+    monkeypatch.setattr(CochleaEncoder, "per_shard", 2)
 
 
 @pytest.fixture(scope="session")
@@ -111,7 +112,7 @@ def test_two_workers_make_the_same_file(recordings: Path, tmp_path: Path, expect
 def test_shards_of_another_size_make_the_same_file(
     recordings: Path, tmp_path: Path, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "SHARD_SIZE", 4)
+    monkeypatch.setattr(CochleaEncoder, "per_shard", 4)
     run(recordings, tmp_path / "out.h5")
     assert fingerprint(tmp_path / "out.h5") == expected
 
@@ -269,7 +270,7 @@ def test_a_place_that_cannot_be_written_is_named(recordings: Path, tmp_path: Pat
 
 
 def test_published_spikes_are_not_converted_from_sound(tmp_path: Path) -> None:
-    with pytest.raises(SnnbenchError, match="shd is not made from audio"):
+    with pytest.raises(SnnbenchError, match="shd: names no way to make spikes"):
         run(tmp_path, tmp_path / "out.h5", recipe=load_recipe("shd"))
 
 

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from snnbench.data_prep.readers import READERS
 from snnbench.data_prep.recipe import load_recipe, recipe_names
-from snnbench.data_prep.sources import READERS, Recording, read_list, spoken_digits
+from snnbench.data_prep.sources import Recording, read_list, spoken_digits
 from snnbench.errors import SnnbenchError
 from tests.tiny_data import digit_name
+
+HD = load_recipe("hd")
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -26,7 +29,7 @@ def test_a_name_says_label_and_speaker(tmp_path: Path) -> None:
     german = "lang-german_speaker-02_trial-10_digit-5.flac"
     english = "lang-english_speaker-11_trial-0_digit-9.WAV"
     touch(tmp_path, german, english)
-    assert spoken_digits(tmp_path) == [
+    assert spoken_digits(tmp_path, HD).recordings == [
         Recording(tmp_path / english, Path(english).stem, 9, "11"),
         Recording(tmp_path / german, Path(german).stem, 15, "02"),
     ]
@@ -59,7 +62,7 @@ def test_every_recording_is_found_once_in_order_of_names(
         for language, speaker, trial, digit in drawn
     }
     touch(folder, *(f"{name}.flac" for name in wanted))
-    found = spoken_digits(folder)
+    found = spoken_digits(folder, HD).recordings
     assert {r.source_id: (r.label, r.group) for r in found} == wanted
     assert [r.source_id for r in found] == sorted(wanted)
 
@@ -67,12 +70,12 @@ def test_every_recording_is_found_once_in_order_of_names(
 def test_the_audio_subfolder_is_taken_where_there_is_one(tmp_path: Path) -> None:
     [path] = touch(tmp_path / "audio", f"{digit_name(0, 1)}.flac")
     touch(tmp_path, "README.md", "other.wav")
-    assert [r.path for r in spoken_digits(tmp_path)] == [path]
+    assert [r.path for r in spoken_digits(tmp_path, HD).recordings] == [path]
 
 
 def test_other_files_are_no_recordings(tmp_path: Path) -> None:
     touch(tmp_path, "README.md", "train_filenames.txt", f"{digit_name(0, 1)}.wav")
-    assert len(spoken_digits(tmp_path)) == 1
+    assert len(spoken_digits(tmp_path, HD).recordings) == 1
 
 
 @pytest.mark.parametrize(
@@ -89,21 +92,21 @@ def test_other_files_are_no_recordings(tmp_path: Path) -> None:
 def test_a_name_that_does_not_parse_is_refused(tmp_path: Path, name: str) -> None:
     touch(tmp_path, f"{digit_name(0, 1)}.wav", name)
     with pytest.raises(SnnbenchError) as caught:
-        spoken_digits(tmp_path)
+        spoken_digits(tmp_path, HD)
     assert str(caught.value).startswith(f"{tmp_path / name}: the name does not parse")
 
 
 def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(SnnbenchError, match="none: no such source folder"):
-        spoken_digits(tmp_path / "none")
+        spoken_digits(tmp_path / "none", HD)
     with pytest.raises(SnnbenchError, match=r"no \.flac or \.wav files here"):
-        spoken_digits(tmp_path)
+        spoken_digits(tmp_path, HD)
 
 
 def test_one_recording_in_two_formats_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, f"{digit_name(0, 1)}.wav", f"{digit_name(0, 1)}.flac")
     with pytest.raises(SnnbenchError, match=r"\.wav: same name as .*\.flac; remove one"):
-        spoken_digits(tmp_path)
+        spoken_digits(tmp_path, HD)
 
 
 def test_a_list_holds_file_names(tmp_path: Path) -> None:

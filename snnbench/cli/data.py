@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snnbench.cli.common import answer, json_option, note, progress_bar, table
+from snnbench.cli.common import answer, json_option, table
+from snnbench.cli.convert import convert, get
 from snnbench.errors import SnnbenchError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from snnbench.data_prep.convert import Progress, Summary
-    from snnbench.data_prep.recipe import Recipe
     from snnbench.data_prep.store import SpikeDataset
 
 
@@ -26,6 +25,10 @@ def data_command() -> None:
     \b
     Example: snnbench data convert hd --source heidelberg-digits --out hd.h5
     """
+
+
+data_command.add_command(get)
+data_command.add_command(convert)
 
 
 @data_command.command("list")
@@ -62,85 +65,6 @@ def list_(as_json: bool) -> None:
     answer(as_json, rows, text)
 
 
-@data_command.command("get")
-@click.argument("name")
-@click.option("--workers", type=click.IntRange(1), help="Processes; default: one per core.")
-@click.option("--force", is_flag=True, help="Make the data set again although it is there.")
-@json_option
-def get(name: str, workers: int | None, force: bool, as_json: bool) -> None:
-    """Make the data set NAME in the data folder (SNNBENCH_DATA), if it is not there yet.
-
-    \b
-    Example: snnbench data get digits-synthetic
-    """
-    from snnbench.data_prep.recipe import load_recipe
-    from snnbench.paths import dataset_path
-
-    recipe = load_recipe(name)
-    path = dataset_path(name)
-    if recipe.source.kind != "espeak-digits":
-        raise SnnbenchError(
-            f"{name} is not made on this machine: get {recipe.source.about} from {recipe.source.url}"
-            f" and run `snnbench data convert {name} --source FOLDER --out {name}.h5`"
-        )
-    if path.is_file() and not force:
-        note(f"{path} is there already")
-    else:
-        make_synthetic(recipe, path, workers)
-    _show(path, as_json)
-
-
-@data_command.command("convert")
-@click.argument("name")
-@click.option("--source", type=click.Path(path_type=Path), help="Folder with the source files.")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: data folder.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; default: one per core.")
-@click.option("--test-groups", help="Speakers to hold out for test, for example 04,05.")
-@click.option("--valid-groups", help="Speakers to hold out for validation, for example 08,09.")
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-@json_option
-def convert(
-    name: str,
-    source: Path | None,
-    out: Path | None,
-    workers: int | None,
-    test_groups: str | None,
-    valid_groups: str | None,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Turn a folder of source files into one SpikeDataset file.
-
-    May be stopped at any time; the same command again goes on where it was.
-
-    \b
-    Example: snnbench data convert hd --source heidelberg-digits --out hd.h5
-    """
-    from snnbench.data_prep.recipe import load_recipe
-    from snnbench.paths import dataset_path
-
-    recipe = load_recipe(name)
-    out = out or dataset_path(name)
-    if out.is_dir():
-        raise UsageError(
-            f"--out {out}: is a folder; name a file, for example {out / (name + '.h5')}"
-        )
-    if out.exists() and not force:
-        raise SnnbenchError(f"{out}: exists already; --force replaces it")
-    held_out = {"test_groups": _names(test_groups), "valid_groups": _names(valid_groups)}
-    if source is None and recipe.source.kind == "espeak-digits":
-        make_synthetic(recipe, out, workers, **held_out)
-    elif source is None:
-        raise UsageError(f"--source is missing: {recipe.source.about}")
-    elif recipe.source.kind == "published-spikes":
-        from snnbench.data_prep.published import import_published
-
-        import_published(recipe, source, out, **held_out)
-    else:
-        convert_with_progress(recipe, source, out, workers, **held_out)
-    _show(out, as_json)
-
-
 @data_command.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
@@ -173,7 +97,7 @@ def show(file: Path, as_json: bool) -> None:
     \b
     Example: snnbench data show hd.h5
     """
-    _show(file, as_json)
+    show_file(file, as_json)
 
 
 @data_command.command("plot")
@@ -223,7 +147,7 @@ def export(file: Path, layout: str, out: Path, as_json: bool) -> None:
     \b
     Example: snnbench data export hd.h5 --layout shd --out exported
     """
-    from snnbench.data_prep.published import export_published
+    from snnbench.data_prep.export import export_published
     from snnbench.data_prep.store import SpikeDataset
 
     with SpikeDataset.open(file) as dataset:
@@ -254,70 +178,6 @@ def raster_of(
     return figure, {"source_id": part.source_ids[0], "label": label, "spikes": len(times)}
 
 
-def make_synthetic(
-    recipe: Recipe,
-    out: Path,
-    workers: int | None,
-    *,
-    test_groups: tuple[str, ...] = (),
-    valid_groups: tuple[str, ...] = (),
-) -> Summary:
-    """Speak the synthetic digits and convert them."""
-    import shutil
-
-    from snnbench.data_prep.speech import synthesise
-    from snnbench.paths import data_dir
-
-    source = data_dir() / "sources" / recipe.name
-    # seconds of work: rather spoken anew than trusted as an earlier attempt left it
-    shutil.rmtree(source, ignore_errors=True)
-    with progress_bar("speaking", "words") as update:
-        synthesise(source, progress=update)
-    return convert_with_progress(
-        recipe, source, out, workers, test_groups=test_groups, valid_groups=valid_groups
-    )
-
-
-def convert_with_progress(
-    recipe: Recipe,
-    source: Path,
-    out: Path,
-    workers: int | None,
-    *,
-    test_groups: tuple[str, ...] = (),
-    valid_groups: tuple[str, ...] = (),
-) -> Summary:
-    """Convert with a progress bar, and say what it cost."""
-    import time
-
-    from snnbench.data_prep import convert as conversion
-
-    started = time.monotonic()
-    with progress_bar("converting", "files") as update:
-
-        def report(p: Progress) -> None:
-            speed = p.audio_s / (time.monotonic() - started)
-            update(p.done, p.total, audio_per_s=f"{speed:.1f}", spikes=p.spikes)
-
-        summary = conversion.convert(
-            recipe,
-            source,
-            out,
-            workers=workers or conversion.default_workers(),
-            test_groups=test_groups,
-            valid_groups=valid_groups,
-            progress=report,
-        )
-    note(
-        f"{summary.samples} recordings, {summary.audio_s:.1f} s of sound:"
-        f" {time.monotonic() - started:.1f} s,"
-        f" {summary.cpu_s / summary.audio_s:.3f} CPU s per second of sound,"
-        f" {summary.spikes / summary.samples:.0f} spikes per recording,"
-        f" at most {summary.peak_worker_bytes / 2**20:.0f} MiB in a worker"
-    )
-    return summary
-
-
 def describe(dataset: SpikeDataset) -> dict[str, Any]:
     """What `show` tells about a file."""
     header, identity = dataset.header, dataset.identity
@@ -346,7 +206,7 @@ def describe(dataset: SpikeDataset) -> dict[str, Any]:
     }
 
 
-def _show(path: Path, as_json: bool) -> None:
+def show_file(path: Path, as_json: bool) -> None:
     from rich.console import Group
 
     from snnbench.data_prep.store import SpikeDataset
@@ -391,7 +251,3 @@ def find_sound(folder: Path, source_id: str) -> tuple[Any, int]:
             if (path := place / (source_id + suffix)).is_file():
                 return load_audio(path, sample_rate_hz=None)
     raise SnnbenchError(f"{folder}: no sound file for {source_id} in it")
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()

@@ -51,7 +51,7 @@ def quickstart_command(out: Path | None, seeds: int, device: str, as_json: bool)
 def quickstart(out: Path | None, *, seeds: int, device: str, as_json: bool) -> None:
     """Make the data, train both models, add them to a board, verify it, draw and build everything."""
     from snnbench.bench import default_seeds
-    from snnbench.cli.data import make_synthetic
+    from snnbench.cli.convert import make_synthetic
     from snnbench.data_prep.recipe import load_recipe
     from snnbench.paths import dataset_path, home_dir
     from snnbench.tracking import ui_command
