@@ -69,6 +69,8 @@ class TaskSpec(Spec):
     n_classes: int = Field(gt=1)
     duration_s: float = Field(gt=0)
     """Recordings are cut or padded with silence to this length."""
+    last_edge_inclusive: bool = Field(default=False, exclude_if=lambda value: value is False)
+    """Whether a spike exactly at the end of the duration counts, in the last bin (data_prep/binning.py)."""
     protocol: Literal["A"] = "A"
     """A: whole speakers held out for validation; the test split is read once (docs/protocol.md)."""
     metric: Literal["accuracy"] = "accuracy"
@@ -142,6 +144,33 @@ class ActivitySpec(Spec):
     upper: float = Field(default=100.0, ge=0)
 
 
+class AugmentSpec(Spec):
+    """Random changes of training samples, drawn anew in every epoch (data_prep/augment.py).
+
+    Units are those of the data set, before neighbours are summed into channels. All are off by default.
+    """
+
+    blend_p: float = Field(default=0.0, ge=0, le=1)
+    """Probability with which a sample is blended with another one of its class and batch."""
+    time_scale: float = Field(default=1.0, ge=1, le=10)
+    """Times of a sample are multiplied by one factor, log-uniform between its inverse and this."""
+    channel_shift: int = Field(default=0, ge=0)
+    """All units of a sample move together, by a whole number drawn from -channel_shift..channel_shift."""
+    channel_jitter: float = Field(default=0.0, ge=0)
+    """Standard deviation, in units, with which every spike moves on its own; rounded."""
+    time_jitter_s: float = Field(default=0.0, ge=0)
+    """Standard deviation with which every spike moves in time."""
+    deletion_p: float = Field(default=0.0, ge=0, lt=1)
+    """Probability with which a spike is left out."""
+    noise_hz: float = Field(default=0.0, ge=0, le=1000)
+    """Rate of additional Poisson spikes in every unit, over the whole duration of the task."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is on."""
+        return self != AugmentSpec()
+
+
 class TrainSpec(Spec):
     """How a model is trained; evaluation uses the same binning."""
 
@@ -162,6 +191,7 @@ class TrainSpec(Spec):
     gradient_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole gradient; None leaves it as it is."""
     activity: ActivitySpec = ActivitySpec()
+    augment: AugmentSpec = AugmentSpec()
 
 
 class RunSpec(Spec):

@@ -100,6 +100,8 @@ def test_with_overrides_copies() -> None:
         ("model.neuron.tau_mem", "did you mean model.neuron.tau_mem_s"),
         ("model.neurn.kind", "unknown key 'model.neurn'; did you mean model.neuron"),
         ("train.activity.uper", "did you mean train.activity.upper"),
+        ("train.augment.noise_htz", "did you mean train.augment.noise_hz"),
+        ("train.augmnt.noise_hz", "did you mean train.augment"),
         ("task.duration", "did you mean run.task.duration_s"),
         ("trian.lr", "unknown key 'trian.lr'; did you mean train"),
         ("lr", "unknown key 'lr'"),
@@ -129,6 +131,14 @@ def test_an_unknown_key_is_refused_with_its_path_and_near_names(key: str, messag
         ("model.neuron", 3),
         ("model", 3),
         ("task.protocol", "B"),
+        ("train.augment.time_jitter_s", -1e-3),
+        ("train.augment.channel_jitter", -1),
+        ("train.augment.channel_shift", 1.5),
+        ("train.augment.channel_shift", -1),
+        ("train.augment.deletion_p", 1.0),
+        ("train.augment.blend_p", 1.1),
+        ("train.augment.noise_hz", 1001),
+        ("train.augment.time_scale", 0.9),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_with_its_path(key: str, value: Any) -> None:
@@ -158,6 +168,7 @@ CHOICES: dict[str, tuple[Any, Any]] = {
     "train.patience": (3, 4),
     "train.gradient_clip": (1.0, 2.0),
     "train.dt_s": (0.005, 0.0025),
+    "train.augment.deletion_p": (0.1, 0.2),
 }
 # literals with one value so far
 FIXED = {
@@ -212,6 +223,15 @@ def test_a_key_with_its_default_is_not_in_the_digest() -> None:
     assert TrainSpec().canonical_json() == "{}"
     assert TrainSpec(lr=TrainSpec().lr).digest == TrainSpec().digest
     assert TrainSpec(lr=0.5).canonical_json() == '{"lr":0.5}'
+
+
+def test_augmentation_is_off_unless_asked_for() -> None:
+    assert not SPEC.train.augment.enabled
+    assert "augment" not in SPEC.canonical_json()
+    # Cramer et al. 2022
+    augmented = run_spec(**{"train.augment.channel_jitter": 1.0, "train.augment.noise_hz": 1.6})
+    assert augmented.train.augment.enabled
+    assert '"augment":{"channel_jitter":1.0,"noise_hz":1.6}' in augmented.canonical_json()
 
 
 def test_a_copy_has_its_own_digest() -> None:
