@@ -20,6 +20,7 @@ def load_audio(
     sample_rate_hz: int | None,
     downmix: bool = False,
     resample: bool = False,
+    allow_silence: bool = False,
 ) -> tuple[NDArray[np.float64], int]:
     """Read a recording as mono sound.
 
@@ -34,6 +35,8 @@ def load_audio(
     resample
         Bring a file of another rate to `sample_rate_hz` (soxr, very high quality), rounded to 16
         bits as if it had been recorded so; without it such a file is refused.
+    allow_silence
+        Take a file whose samples are all zero; without it such a file is refused.
 
     Returns
     -------
@@ -68,7 +71,7 @@ def load_audio(
         )
     if not np.isfinite(mono).all():
         raise SnnbenchError(f"{path}: holds NaN or infinite samples; export it again")
-    if not mono.any():
+    if not (allow_silence or mono.any()):
         raise SnnbenchError(f"{path}: is silent (every sample is zero); remove it")
     if sample_rate_hz is not None and rate_hz != sample_rate_hz:
         if not resample:
@@ -78,7 +81,7 @@ def load_audio(
             )
         mono = _resample(mono, rate_hz, sample_rate_hz)
         rate_hz = sample_rate_hz
-        if not mono.any():
+        if not (allow_silence or mono.any()):
             raise SnnbenchError(f"{path}: is silent after resampling; remove it")
     return np.clip(mono, -1.0, 1.0), rate_hz
 

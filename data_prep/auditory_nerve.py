@@ -35,7 +35,7 @@ _LN_2 = 0.6931471805599453
 _HIGHEST_P = np.float32(0.95)
 
 
-def random_streams(seed: int, key: str | int, n_channels: int) -> NDArray[np.uint64]:
+def random_streams(seed: int, key: str | int | None, n_channels: int) -> NDArray[np.uint64]:
     """Start of the random stream of each channel of the recording `key`. Shape (channel,)."""
     digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
     base = int.from_bytes(digest, "little")

@@ -12,13 +12,11 @@ c the distance from the base in cm and w the angular frequency:
     p(w,c)  = sqrt(Phi / g) H0(Phi)                       pressure, H0 the Hankel function of kind one
     V(w,c)  = (2 w / xi) Z(w) p(w,c) / p(w,0)             Z: impedance at the stapes
 
-Place 0 is the base and hears the highest frequencies. As in the reference implementation (lauscher),
-the velocity comes out at half the rate of the sound: content above a quarter of the input rate folds
-back, without an anti-alias filter.
+Place 0 is the base and hears the highest frequencies.
 
 `transfer_function` is the model itself, in double precision. `MembraneFilter` is what makes many
 recordings fast: V sampled once on a logarithmic frequency grid, from which the values at the bins of
-any recording are interpolated, whatever its length or rate.
+any recording are interpolated, whatever its length or rate (`cochlea_filterbank`).
 
 Sieroka, Dosch & Rupp: Semirealistic models of the cochlea. J. Acoust. Soc. Am. 120, 297-304 (2006),
 doi:10.1121/1.2204438.
@@ -28,14 +26,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, PositiveFloat
+from pydantic import BaseModel, ConfigDict, PositiveFloat, model_validator
 
 from snnbench.errors import SnnbenchError
 from snnbench.paths import data_dir, whole_file
@@ -46,10 +44,12 @@ CHANNELS_AT_ONCE = 16
 """Channels computed side by side: one or two vector registers of float32."""
 
 _TABLE_VERSION = 1
-_POINTS_PER_OCTAVE = 128  # interpolation error below 1e-4 of V
+_POINTS_PER_OCTAVE = 128  # interpolation error below 1e-4 of V with 4 points, 1e-10 with 12
 _LOWEST_HZ = 0.98  # just below 1 Hz, the frequency at which the lowest bin is evaluated
 _OCTAVES = 16  # to 64 kHz
-_NEGLIGIBLE = 1e-6  # of a channel's peak |V|: beyond the last frequency above it V is taken as zero
+# of a channel's peak |V|: beyond the last frequency above it V is taken as zero
+_NEGLIGIBLE = 1e-6
+_NEGLIGIBLE_EXACT = 1e-9
 _MANTISSA_BITS = 14
 
 
@@ -60,7 +60,7 @@ class MembraneParameters(BaseModel):
     lauscher since.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     length_cm: PositiveFloat = 3.5
     stiffness_base: PositiveFloat = 1e9
@@ -70,6 +70,16 @@ class MembraneParameters(BaseModel):
     damping: PositiveFloat = 0.15
     fluid_density: PositiveFloat = 1.0
     channel_height_cm: PositiveFloat = 0.1
+
+    @model_validator(mode="after")
+    def _stiff_everywhere(self) -> Self:
+        at_apex = self.stiffness_base * math.exp(-self.stiffness_decay_per_cm * self.length_cm)
+        if at_apex <= self.stiffness_offset:
+            raise ValueError(
+                f"the membrane's stiffness is not positive at the apex: {at_apex:.4g} (base and"
+                f" decay) less {self.stiffness_offset:.4g} (offset)"
+            )
+        return self
 
 
 def places_cm(n_channels: int, parameters: MembraneParameters) -> NDArray[np.float64]:
@@ -189,24 +199,27 @@ class MembraneFilter(NamedTuple):
         Frequencies of the grid, shape (grid,).
     table
         Shape (block, grid, 2, CHANNELS_AT_ONCE): real and imaginary part of V; channels beyond the
-        last one are zero.
+        last one are zero. float32, rounded so that it is the same on every machine, or float64, not
+        rounded, for the exact mode.
     n_used
         Grid points of each block that are not negligible, shape (block,).
     """
 
     grid_hz: NDArray[np.float64]
-    table: NDArray[np.float32]
+    table: NDArray[np.float32] | NDArray[np.float64]
     n_used: NDArray[np.int64]
 
 
-@lru_cache(maxsize=2)
-def membrane_filter(n_channels: int, parameters: MembraneParameters) -> MembraneFilter:
+@lru_cache(maxsize=4)
+def membrane_filter(
+    n_channels: int, parameters: MembraneParameters, exact: bool = False
+) -> MembraneFilter:
     """The filter of `n_channels` places: from memory, from the cache on disk, or computed (~2 s)."""
-    path = _cache_path(n_channels, parameters)
+    path = _cache_path(n_channels, parameters, exact)
     table = _read_table(path)
     if table is None:
         log.info("computing the membrane's transfer functions (once): %s", path)
-        table = _compute_table(n_channels, parameters)
+        table = _compute_table(n_channels, parameters, exact)
         _write_table(path, table)
     used = (table != 0).any(axis=(2, 3))
     n_used = np.array([row.nonzero()[0][-1] + 1 for row in used])
@@ -219,19 +232,24 @@ def _grid_hz() -> NDArray[np.float64]:
     return (_LOWEST_HZ * np.exp2(exponent)).astype(np.float32).astype(np.float64)
 
 
-def _compute_table(n_channels: int, parameters: MembraneParameters) -> NDArray[np.float32]:
+def _compute_table(
+    n_channels: int, parameters: MembraneParameters, exact: bool
+) -> NDArray[np.float32] | NDArray[np.float64]:
     grid = _grid_hz()
     n_blocks = -(-n_channels // CHANNELS_AT_ONCE)
-    table = np.zeros((n_blocks, len(grid), 2, CHANNELS_AT_ONCE), np.float32)
+    shape = (n_blocks, len(grid), 2, CHANNELS_AT_ONCE)
+    table = np.zeros(shape, np.float64 if exact else np.float32)
     at_stapes = common_factor(grid, parameters)
     places = places_cm(n_channels, parameters)
-    highest = 4 * characteristic_frequency_hz(places, parameters)  # |V| < 1e-7 of its peak beyond
+    # |V| < 1e-7, 1e-10 of its peak beyond
+    highest = (8 if exact else 4) * characteristic_frequency_hz(places, parameters)
+    negligible = _NEGLIGIBLE_EXACT if exact else _NEGLIGIBLE
     for channel, place in enumerate(places):
         n = int(np.searchsorted(grid, highest[channel]))
         gain = at_stapes[:n] * place_factor(grid[:n], float(place), parameters)
         magnitude = np.abs(gain)
-        n = int(np.nonzero(magnitude > _NEGLIGIBLE * magnitude.max())[0][-1]) + 1
-        gain = _coarse(gain[:n])
+        n = int(np.nonzero(magnitude > negligible * magnitude.max())[0][-1]) + 1
+        gain = gain[:n] if exact else _coarse(gain[:n])
         block, lane = divmod(channel, CHANNELS_AT_ONCE)
         table[block, :n, 0, lane] = gain.real
         table[block, :n, 1, lane] = gain.imag
@@ -249,14 +267,16 @@ def _coarse(gain: NDArray[np.complex128]) -> NDArray[np.complex128]:
     return np.round(gain.real / step) * step + 1j * (np.round(gain.imag / step) * step)
 
 
-def _cache_path(n_channels: int, parameters: MembraneParameters) -> Path:
+def _cache_path(n_channels: int, parameters: MembraneParameters, exact: bool) -> Path:
     key = f"{_TABLE_VERSION} {n_channels} {parameters.model_dump_json()} {_POINTS_PER_OCTAVE}"
     key += f" {_LOWEST_HZ} {_OCTAVES} {_NEGLIGIBLE} {_MANTISSA_BITS} {CHANNELS_AT_ONCE}"
+    if exact:
+        key += f" exact {_NEGLIGIBLE_EXACT}"
     digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
     return data_dir() / "cochlea-tables" / f"membrane-{digest}.npz"
 
 
-def _write_table(path: Path, table: NDArray[np.float32]) -> None:
+def _write_table(path: Path, table: NDArray[np.floating]) -> None:
     try:
         with whole_file(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, table=table)
@@ -264,7 +284,7 @@ def _write_table(path: Path, table: NDArray[np.float32]) -> None:
         log.warning("membrane table not cached: %s", error)
 
 
-def _read_table(path: Path) -> NDArray[np.float32] | None:
+def _read_table(path: Path) -> NDArray[Any] | None:
     """The table in the file, or None when there is none or it is damaged."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -274,118 +294,3 @@ def _read_table(path: Path) -> NDArray[np.float32] | None:
     except Exception as error:
         log.warning("%s: damaged (%s), computing it again", path, error)
         return None
-
-
-class Bins(NamedTuple):
-    """A recording's spectrum and where its bins lie in the filter's grid.
-
-    Attributes
-    ----------
-    spectrum
-        First half of the discrete Fourier transform, shape (bin,), complex64.
-    position
-        First of the four grid points that surround each bin, shape (bin,).
-    weights
-        Weights of those four points (cubic interpolation), shape (bin, 4).
-    """
-
-    spectrum: NDArray[np.complex64]
-    position: NDArray[np.int64]
-    weights: NDArray[np.float32]
-
-
-def spectrum_bins(
-    sound: NDArray[np.float64], sample_rate_hz: int, membrane: MembraneFilter
-) -> Bins:
-    """Spectrum of `sound`, padded with zeros to a length that is fast to transform.
-
-    Bin k of the n is evaluated at 1 + k (F - 1) / (n - 1) Hz, F half the sample rate: a bin or so
-    above its own frequency, as in the reference, which so avoids V at zero.
-    """
-    from scipy.fft import next_fast_len, rfft
-
-    n = next_fast_len(len(sound) // 2 + 1, real=True)
-    spectrum = rfft(sound.astype(np.float32), 2 * n, workers=1)[:n]
-    step_hz = (sample_rate_hz // 2 - 1) / (n - 1)
-    return Bins(spectrum, *_interpolation(n, step_hz, membrane.grid_hz))
-
-
-@njit(cache=True, error_model="numpy")
-def _interpolation(
-    n: int, step_hz: float, grid_hz: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Cubic Lagrange interpolation at 1 + k step_hz, k < n; off the grid the position is its end."""
-    position = np.full(n, len(grid_hz))
-    weights = np.zeros((n, 4), np.float32)
-    i = 0
-    for k in range(n):
-        x = 1.0 + k * step_hz
-        while i + 4 <= len(grid_hz) and grid_hz[i + 2] <= x:
-            i += 1
-        if i + 4 > len(grid_hz):
-            break
-        position[k] = i
-        for a in range(4):
-            weight = 1.0
-            for b in range(4):
-                if a != b:
-                    weight *= (x - grid_hz[i + b]) / (grid_hz[i + a] - grid_hz[i + b])
-            weights[k, a] = weight
-    return position, weights
-
-
-def membrane_velocity(bins: Bins, membrane: MembraneFilter, block: int) -> NDArray[np.float32]:
-    """Velocity of the channels of one block, shape (time, CHANNELS_AT_ONCE), at half the input rate.
-
-    The inverse transform of length n, of which only the real part counts, keeps the amplitude, halves
-    the rate and folds the upper half of the spectrum onto the lower. Two channels go through one
-    complex transform, as its real and imaginary part. Rows beyond the recording's length are padding.
-    """
-    from scipy.fft import ifft
-
-    pairs = np.zeros((len(bins.spectrum), CHANNELS_AT_ONCE), np.float32)
-    n_used = int(membrane.n_used[block])
-    _filter_pairs(bins.spectrum, bins.position, bins.weights, membrane.table[block], n_used, pairs)
-    velocity = ifft(pairs.view(np.complex64), axis=0, workers=1, overwrite_x=True)
-    return velocity.view(np.float32)
-
-
-@njit(cache=True, error_model="numpy")
-def _filter_pairs(
-    spectrum: NDArray[np.complex64],
-    position: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    table: NDArray[np.float32],
-    n_used: int,
-    pairs: NDArray[np.float32],
-) -> None:
-    """Fill in the spectra whose inverse transforms are v_a + j v_b for neighbours a and b.
-
-    The real signal v_a has the Hermitian spectrum with (V X)_k / 2 in bin k and its conjugate in bin
-    n - k; the one of v_b is added times j. Complex numbers lie interleaved in `pairs`.
-    """
-    n = len(spectrum)
-    half = np.float32(0.5)
-    gain = np.empty(2 * CHANNELS_AT_ONCE, np.float32)
-    for k in range(n):
-        i = position[k]
-        if i >= n_used:
-            break
-        x_re, x_im = half * spectrum[k].real, half * spectrum[k].imag
-        w0, w1, w2, w3 = weights[k, 0], weights[k, 1], weights[k, 2], weights[k, 3]
-        for part in range(2):
-            for lane in range(CHANNELS_AT_ONCE):
-                gain[part * CHANNELS_AT_ONCE + lane] = (
-                    w0 * table[i, part, lane] + w1 * table[i + 1, part, lane]
-                ) + (w2 * table[i + 2, part, lane] + w3 * table[i + 3, part, lane])
-        mirror = n - k if k > 0 else 0
-        for a in range(0, CHANNELS_AT_ONCE, 2):
-            b = a + 1
-            a_re = gain[a] * x_re - gain[CHANNELS_AT_ONCE + a] * x_im
-            a_im = gain[a] * x_im + gain[CHANNELS_AT_ONCE + a] * x_re
-            b_re = gain[b] * x_re - gain[CHANNELS_AT_ONCE + b] * x_im
-            b_im = gain[b] * x_im + gain[CHANNELS_AT_ONCE + b] * x_re
-            pairs[k, a] += a_re - b_im
-            pairs[k, b] += a_im + b_re
-            pairs[mirror, a] += a_re + b_im
-            pairs[mirror, b] += b_re - a_im

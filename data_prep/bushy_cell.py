@@ -30,7 +30,7 @@ from snnbench.data_prep.basilar_membrane import CHANNELS_AT_ONCE
 class BushyCellParameters(BaseModel):
     """Constants of the bushy cell; the threshold is 1 and the reset 0."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tau_mem_s: PositiveFloat = 1e-3
     tau_syn_s: PositiveFloat = 0.5e-3
@@ -109,7 +109,7 @@ def bushy_spikes(
     most = n_input.shape[1] * (len(n_input) // int(constants.refractory_steps + 1) + 1)
     steps, lanes = np.empty(most, np.int64), np.empty(most, np.int64)
     n = _run(n_input, constants, steps, lanes)
-    return steps[:n], lanes[:n]
+    return steps[:n].copy(), lanes[:n].copy()
 
 
 @njit(cache=True, error_model="numpy")

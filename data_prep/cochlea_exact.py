@@ -1,117 +1,173 @@
-"""Cochlea, spike for spike as lauscher 1.0.1: the readable truth that the fast one is tested against.
+"""Fibres drawn one by one, with NumPy's own random numbers: what makes the exact mode exact.
 
-Everything in double precision: the transfer function at the reference's own frequencies, the
-transform at the recording's own length, and one uniform number for every fibre and time step, drawn
-from NumPy's legacy generator (MT19937) in the reference's order. The spikes of seed s are those of
-lauscher after `numpy.random.seed(s)`.
+In the exact mode (`cochlea.cochlea_spikes`) the whole chain runs in double precision, with the
+recording's own transform length, and every fibre compares one uniform number with the spike
+probability in every time step. The numbers are those of NumPy's legacy generator, the Mersenne
+Twister MT19937, in the order in which lauscher 1.0.1 takes them: channel by channel, and in a channel
+row by row of `numpy.random.rand(time, fibre)`. So the spikes are lauscher's after
+`numpy.random.seed(s)`, spike for spike.
 
-A second of 48 kHz sound takes some ten seconds. Data sets are made with `cochlea`, whose spikes have
-the same distribution.
+NumPy makes the generator's first state; its recurrence (Matsumoto & Nishimura, ACM TOMACS 8, 3-30,
+1998, doi:10.1145/272991.272995) is stepped here, because nearly all of the 672 million numbers in a
+second of sound need not be finished: a number u is made of two words of the generator, its upper 27
+bits from the first, and these alone tell that u is not below P in more than 99 of 100 cases.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from snnbench.data_prep import basilar_membrane, bushy_cell, hair_cell
-from snnbench.data_prep.basilar_membrane import CHANNELS_AT_ONCE
-from snnbench.data_prep.cochlea import CochleaParameters, Spikes, prepare, sorted_spikes
+from snnbench.errors import UsageError
 
-_NEGLIGIBLE_ABOVE = 3.2
-"""Times the characteristic frequency: |V| is below 1e-6 of its peak there and is taken as zero."""
+_WORDS, _SHIFT = 624, 397  # n and m of MT19937
+_NUMBERS = _WORDS // 2  # uniform numbers in one state
 
 
-def cochlea_spikes_exact(
-    waveform: NDArray[np.float64] | NDArray[np.int16],
-    sample_rate_hz: int,
-    *,
-    parameters: CochleaParameters,
-    seed: int,
-) -> Spikes:
-    """Spikes of one recording; parameters and errors as in `cochlea.cochlea_spikes`."""
-    velocity = membrane_velocity(waveform, sample_rate_hz, parameters)
-    probability = spike_probability(velocity, sample_rate_hz // 2, parameters)
-    return draw_spikes(probability, sample_rate_hz // 2, parameters, seed)
+class MersenneTwister(NamedTuple):
+    """State of the generator; changed by drawing.
 
-
-def membrane_velocity(
-    waveform: NDArray[np.float64] | NDArray[np.int16],
-    sample_rate_hz: int,
-    parameters: CochleaParameters,
-) -> NDArray[np.float64]:
-    """Velocity of the membrane at half the sound's rate, shape (channel, time), float64.
-
-    Of the N-point transform X of the sound the first M = N // 2 + 1 bins are multiplied by V at 1 to
-    F Hz (F half the sample rate), and the real part of the M-point inverse transform is taken.
+    Attributes
+    ----------
+    words
+        Shape (624,), uint32.
+    upper
+        Upper 27 bits of the uniform numbers that the words give, shape (312,), uint32.
+    used
+        How many of these are used up, shape (1,).
     """
-    sound = prepare(waveform, sample_rate_hz, parameters)
-    n = len(sound) // 2 + 1
-    spectrum = np.fft.rfft(sound)
-    frequency_hz = 1 + np.arange(n, dtype=np.float64) * ((sample_rate_hz // 2 - 1) / (n - 1))
-    membrane = parameters.membrane
-    places = basilar_membrane.places_cm(parameters.n_channels, membrane)
-    limit_hz = _NEGLIGIBLE_ABOVE * basilar_membrane.characteristic_frequency_hz(places, membrane)
-    velocity = np.empty((parameters.n_channels, n))
-    common = basilar_membrane.common_factor(frequency_hz, membrane)
-    for channel, place in enumerate(places):
-        used = frequency_hz <= limit_hz[channel]
-        gain = common[used] * basilar_membrane.place_factor(
-            frequency_hz[used], float(place), membrane
-        )
-        velocity[channel] = np.fft.ifft(gain * spectrum[: len(gain)], n).real
-    return velocity
+
+    words: NDArray[np.uint32]
+    upper: NDArray[np.uint32]
+    used: NDArray[np.int64]
 
 
-def spike_probability(
-    velocity: NDArray[np.float64], rate_hz: int, parameters: CochleaParameters
-) -> NDArray[np.float64]:
-    """Spike probability of a fibre in each time step, shape (channel, time), float64."""
-    probability = np.empty_like(velocity)
-    for first in range(0, len(velocity), CHANNELS_AT_ONCE):
-        block = velocity[first : first + CHANNELS_AT_ONCE]
-        rows = np.zeros((velocity.shape[1], CHANNELS_AT_ONCE))
-        rows[:, : len(block)] = block.T
-        hair_cell.spike_probability(rows, 1 / rate_hz, parameters.hair_cell)
-        probability[first : first + len(block)] = rows[:, : len(block)].T
-    return probability
+def mersenne_twister(seed: int, key: str | int | None) -> MersenneTwister:
+    """The generator after `numpy.random.seed`.
+
+    Without a key the seed is NumPy's. With one, which gives each recording of a data set random
+    numbers of its own, NumPy's seed is the first four bytes, little end first, of the BLAKE2b hash
+    (of 8 bytes) of "seed:key".
+
+    Raises
+    ------
+    UsageError
+        The seed is not below 2^32, as NumPy needs it.
+    """
+    if key is not None:
+        digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
+        seed = int.from_bytes(digest[:4], "little")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed {seed}: the exact mode takes seeds from 0 to {2**32 - 1}")
+    words = np.random.RandomState(seed).get_state(legacy=False)["state"]["key"]
+    return MersenneTwister(
+        words.astype(np.uint32), np.empty(_NUMBERS, np.uint32), np.array([_NUMBERS])
+    )
 
 
-def draw_spikes(
-    probability: NDArray[np.float64], rate_hz: int, parameters: CochleaParameters, seed: int
-) -> Spikes:
-    """Spikes of one seed, given the spike probability of shape (channel, time)."""
-    generator = np.random.RandomState(seed)  # the reference's generator
-    n_channels, n_steps = probability.shape
-    dead_steps = math.ceil(parameters.fibre_dead_time_s * rate_hz)
-    events = []
-    for first in range(0, n_channels, CHANNELS_AT_ONCE):
-        counts = np.zeros((n_steps, CHANNELS_AT_ONCE))
-        for lane in range(min(CHANNELS_AT_ONCE, n_channels - first)):
-            uniforms = generator.random_sample((n_steps, parameters.n_fibres))
-            _count_fibre_spikes(uniforms, probability[first + lane], dead_steps, counts[:, lane])
-        steps, lanes = bushy_cell.bushy_spikes(
-            counts, rate_hz, parameters.n_fibres, parameters.bushy_cell
-        )
-        events.append((steps, first + lanes))
-    return sorted_spikes(events, rate_hz, n_channels)
+def fibre_spikes_exact(
+    probability: NDArray[np.float64],
+    n_lanes: int,
+    generator: MersenneTwister,
+    n_fibres: int,
+    dead_steps: int,
+) -> None:
+    """Replace the spike probability of a block of channels by the number of fibres that fire.
+
+    Parameters
+    ----------
+    probability
+        Shape (time, CHANNELS_AT_ONCE), per fibre and time step; overwritten.
+    n_lanes
+        Channels in this block; the others draw no numbers.
+    generator
+        Goes on from block to block.
+    dead_steps
+        Shortest distance of two spikes of a fibre, in time steps.
+    """
+    _run(probability, n_lanes, *generator, n_fibres, dead_steps)
+
+
+@njit(cache=True, error_model="numpy")
+def _run(
+    rows: NDArray[np.float64],
+    n_lanes: int,
+    words: NDArray[np.uint32],
+    upper: NDArray[np.uint32],
+    used: NDArray[np.int64],
+    n_fibres: int,
+    dead_steps: int,
+) -> None:
+    last = np.empty(n_fibres, np.int64)
+    new = np.empty_like(words)
+    number = used[0]
+    for lane in range(n_lanes):
+        last[:] = -dead_steps
+        for t in range(len(rows)):
+            p = rows[t, lane]
+            highest = np.uint32(min(p, 1.0) * 2**27)
+            count, fibre = 0, 0
+            while fibre < n_fibres:
+                if number == _NUMBERS:
+                    _next_state(words, new, upper)
+                    number = 0
+                n = min(n_fibres - fibre, _NUMBERS - number)
+                some = 0
+                for bits in upper[number : number + n]:
+                    some += bits <= highest
+                if some:
+                    for i in range(n):
+                        if upper[number + i] <= highest:
+                            u = _uniform(upper[number + i], words[2 * (number + i) + 1])
+                            if u < p and t - last[fibre + i] >= dead_steps:
+                                last[fibre + i] = t
+                                count += 1
+                number += n
+                fibre += n
+            rows[t, lane] = count
+    used[0] = number
 
 
 @njit(cache=True)
-def _count_fibre_spikes(
-    uniforms: NDArray[np.float64],
-    probability: NDArray[np.float64],
-    dead_steps: int,
-    counts: NDArray[np.float64],
+def _next_state(
+    words: NDArray[np.uint32], new: NDArray[np.uint32], upper: NDArray[np.uint32]
 ) -> None:
-    """Count the fibres that fire: u < P, and not within the dead time after the last spike."""
-    n_steps, n_fibres = uniforms.shape
-    last = np.full(n_fibres, -dead_steps)
-    for t in range(n_steps):
-        for fibre in range(n_fibres):
-            if uniforms[t, fibre] < probability[t] and t - last[fibre] >= dead_steps:
-                last[fibre] = t
-                counts[t] += 1
+    """Step all words of the generator, and make the upper bits of their numbers.
+
+    `new` is working space: plain loops from one array to another go through vector registers.
+    """
+    before = _WORDS - _SHIFT
+    for i in range(before):
+        new[i] = words[i + _SHIFT] ^ _twisted(words[i], words[i + 1])
+    for i in range(_SHIFT - 1):
+        new[i + before] = new[i] ^ _twisted(words[i + before], words[i + before + 1])
+    new[_WORDS - 1] = new[_SHIFT - 1] ^ _twisted(words[_WORDS - 1], new[0])
+    for i in range(_NUMBERS):
+        upper[i] = _tempered(new[2 * i]) >> np.uint32(5)
+    for i in range(_WORDS):
+        words[i] = new[i]
+
+
+@njit(inline="always")
+def _twisted(word: np.uint32, following: np.uint32) -> np.uint32:
+    joined = (word & np.uint32(0x80000000)) | (following & np.uint32(0x7FFFFFFF))
+    odd = np.uint32(0) - (following & np.uint32(1))
+    return np.uint32((joined >> np.uint32(1)) ^ (odd & np.uint32(0x9908B0DF)))
+
+
+@njit(inline="always")
+def _tempered(word: np.uint32) -> np.uint32:
+    word = np.uint32(word ^ (word >> np.uint32(11)))
+    word = np.uint32(word ^ ((word << np.uint32(7)) & np.uint32(0x9D2C5680)))
+    word = np.uint32(word ^ ((word << np.uint32(15)) & np.uint32(0xEFC60000)))
+    return np.uint32(word ^ (word >> np.uint32(18)))
+
+
+@njit(inline="always")
+def _uniform(upper: np.uint32, word: np.uint32) -> np.float64:
+    """NumPy's double in [0, 1): 27 bits of one word and 26 of the next."""
+    return (upper * 67108864.0 + (_tempered(word) >> np.uint32(6))) / 9007199254740992.0

@@ -37,7 +37,7 @@ _SMALLEST = 1e-18
 class HairCellParameters(BaseModel):
     """Constants of the hair cell; the article's letters in brackets."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     permeability_offset: PositiveFloat = 5.0  # A, velocity
     permeability_half: PositiveFloat = 300.0  # B, velocity
@@ -107,8 +107,15 @@ def rest_state(parameters: HairCellParameters) -> tuple[float, float, float]:
 
 
 def highest_stable_step_s(parameters: HairCellParameters) -> float:
-    """The Euler step at which the cleft's equation becomes unstable, in seconds."""
-    return 2 / (parameters.loss_per_s + parameters.reuptake_per_s)
+    """The Euler step at which the first of the stores' equations becomes unstable, in seconds.
+
+    Each store empties at a rate of its own, and a step of more than twice its time constant grows
+    without bound. In practice the cleft (loss and re-uptake) is the fastest.
+    """
+    p = parameters
+    return 2 / max(
+        p.loss_per_s + p.reuptake_per_s, p.release_per_s + p.replenish_per_s, p.reprocess_per_s
+    )
 
 
 @njit(inline="always", error_model="numpy")

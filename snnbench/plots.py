@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -22,6 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from snnbench.errors import UsageError
 from snnbench.paths import whole_file
+
+if TYPE_CHECKING:
+    from snnbench.data_prep.basilar_membrane import MembraneParameters
 
 INK = "#1f2430"
 QUIET = "#6b7280"
@@ -130,6 +133,7 @@ def audio_raster(
     title: str,
     waveform: ArrayLike | None = None,
     sample_rate_hz: float | None = None,
+    cochlea: bool = True,
     note: str = "",
 ) -> Figure:
     """Spikes of the cochlea over time, high frequencies on top, below the sound they come from.
@@ -146,20 +150,24 @@ def audio_raster(
         What was said, by whom.
     waveform, sample_rate_hz
         Sound pressure, shape (sample,), in any scale, and its rate.
+    cochlea
+        Whether the units are channels of a cochlea; of other units the axis shows the number.
     note
         Small print, for example "synthetic speech".
     """
     times = np.asarray(times_s, dtype=float)
     with matplotlib.rc_context(STYLE):
-        subtitle = f"{times.size:,} spikes in {n_units} cochlea channels"
-        figure = _figure(7.2, 4.3 if waveform is not None else 3.6, title, subtitle, note)
+        subtitle = (
+            f"{times.size:,} spikes in {n_units} {'cochlea channels' if cochlea else 'units'}"
+        )
+        figure = titled_figure(7.2, 4.3 if waveform is not None else 3.6, title, subtitle, note)
         if waveform is None:
             raster = figure.add_subplot()
         else:
             if sample_rate_hz is None:
                 raise ValueError("a waveform needs its sample_rate_hz")
             sound, raster = figure.subplots(2, 1, sharex=True, height_ratios=(1, 4.2))
-            _draw_waveform(sound, np.asarray(waveform, dtype=float), sample_rate_hz)
+            draw_waveform(sound, np.asarray(waveform, dtype=float), sample_rate_hz)
         raster.plot(
             times,
             np.asarray(units),
@@ -173,9 +181,12 @@ def audio_raster(
         raster.set_xlim(0, duration_s)
         raster.set_ylim(n_units - 0.5, -0.5)
         raster.set_xlabel("Time (s)")
-        raster.set_ylabel("Characteristic frequency (kHz)")
-        positions, labels = _frequency_ticks(n_units)
-        raster.set_yticks(positions, labels)
+        if cochlea:
+            raster.set_ylabel("Characteristic frequency (kHz)")
+            positions, labels = frequency_ticks(n_units)
+            raster.set_yticks(positions, labels)
+        else:
+            raster.set_ylabel("Unit")
     return figure
 
 
@@ -202,7 +213,7 @@ def learning_curves(
     else:
         best, subtitle = None, "No epoch with a validation accuracy"
     with matplotlib.rc_context(STYLE):
-        figure = _figure(9.0, 3.2, title, subtitle, note)
+        figure = titled_figure(9.0, 3.2, title, subtitle, note)
         panels = figure.subplots(1, 3 if rates else 2)
         for axes in panels:
             axes.set_xlabel("Epoch")
@@ -256,7 +267,7 @@ def confusion_matrix(
     written = n <= _COUNTS_UP_TO
     side = max(2.8, (0.27 if written else 0.19) * n)
     with matplotlib.rc_context(STYLE):
-        figure = _figure(side + 1.8, side + 1.4, title, subtitle, note)
+        figure = titled_figure(side + 1.8, side + 1.4, title, subtitle, note)
         axes = figure.add_subplot()
         axes.set_anchor("N")
         image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -299,7 +310,7 @@ def accuracy_against_spikes(
     spikes = [p.spikes_per_sample for p in points]
     subtitle = "Mean over seeds; bars are 95 % intervals of the mean"
     with matplotlib.rc_context(STYLE):
-        figure = _figure(6.4, 4.2, title, subtitle, note)
+        figure = titled_figure(6.4, 4.2, title, subtitle, note)
         axes = figure.add_subplot()
         axes.grid()
         axes.margins(x=0.2, y=0.12)
@@ -327,7 +338,9 @@ def accuracy_against_spikes(
     return figure
 
 
-def _figure(width_in: float, height_in: float, title: str, subtitle: str, note: str) -> Figure:
+def titled_figure(
+    width_in: float, height_in: float, title: str, subtitle: str, note: str
+) -> Figure:
     """A figure with title and subtitle at the upper left and the note small at the lower right."""
     figure = Figure(figsize=(width_in, height_in))
     FigureCanvasAgg(figure)
@@ -356,7 +369,7 @@ def _settle(figure: Figure) -> None:
         axes.set_position(Bbox(corners), which="original")
 
 
-def _draw_waveform(axes: Axes, waveform: NDArray[np.float64], sample_rate_hz: float) -> None:
+def draw_waveform(axes: Axes, waveform: NDArray[np.float64], sample_rate_hz: float) -> None:
     """The envelope (least and greatest value per stretch), which looks as all samples would."""
     stretch = max(1, waveform.size // _ENVELOPE_POINTS)
     starts = np.arange(0, waveform.size, stretch)
@@ -372,7 +385,9 @@ def _draw_waveform(axes: Axes, waveform: NDArray[np.float64], sample_rate_hz: fl
     axes.tick_params(bottom=False, labelbottom=False)
 
 
-def _frequency_ticks(n_units: int) -> tuple[NDArray[np.float64], list[str]]:
+def frequency_ticks(
+    n_units: int, membrane: MembraneParameters | None = None
+) -> tuple[NDArray[np.float64], list[str]]:
     """Positions (fractional channels) of round characteristic frequencies, and their labels in kHz."""
     from snnbench.data_prep.basilar_membrane import (
         MembraneParameters,
@@ -380,7 +395,7 @@ def _frequency_ticks(n_units: int) -> tuple[NDArray[np.float64], list[str]]:
         places_cm,
     )
 
-    membrane = MembraneParameters()
+    membrane = membrane or MembraneParameters()
     frequency_hz = characteristic_frequency_hz(places_cm(n_units, membrane), membrane)
     inside = [f for f in _KHZ_TICKS if frequency_hz[-1] <= 1e3 * f <= frequency_hz[0]]
     # np.interp wants rising abscissas; frequency falls with the channel
