@@ -1,4 +1,4 @@
-"""Spike times to time bins, and binned spikes to dense tensors.
+"""Spike times to time bins: one definition of the edges, compiled for files and in torch for devices.
 
 Bin k is the half-open interval [k dt, (k + 1) dt). Times are stored as float32, and a decimal such as
 0.03 s is not one: the nearest float32 lies just below, and dividing by dt = 0.01 gives 2.9999999. So the
@@ -6,116 +6,254 @@ edges k dt are rounded to float32 as well: a time t belongs to bin k if
 float32(k dt) <= t < float32((k + 1) dt). A time written at an edge then always lands right of it, and no
 tolerance is needed.
 
-Spikes at or after the end of the duration are cut off; a shorter recording is followed by silence.
+The last bin ends with the duration, which need not be a whole number of bins. Spikes from there on are
+cut off; where a task has `last_edge_inclusive`, a spike exactly at the end still falls into the last bin.
+A shorter recording is followed by silence.
+
+Binned spikes are kept as a list of channels per sample and bin (`BinnedSpikes`): 2 bytes a spike and 4 a
+bin. Within a bin the channels ascend, so that the order of spikes in a file, or equal times, cannot
+matter to anything that is computed from them.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
 from snnbench.errors import SnnbenchError
+from snnbench.spec import RunSpec
+
+_LARGEST = np.iinfo(np.uint16).max
+
+
+@dataclass(frozen=True)
+class Binning:
+    """How times become bins and units become channels."""
+
+    dt_s: float
+    """Width of a bin."""
+    n_steps: int
+    """Number of bins; together they cover the duration, the last one perhaps partly."""
+    duration_s: float
+    """Spikes from here on are left out."""
+    n_units: int
+    units_per_channel: int = 1
+    """Neighbouring units that make one channel; the last channel may have fewer."""
+    clip: bool = False
+    """Whether several spikes of a channel in a bin count as one."""
+    last_edge_inclusive: bool = False
+    """Whether a spike exactly at `duration_s` falls into the last bin."""
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> Self:
+        """The binning of a run.
+
+        Raises
+        ------
+        SnnbenchError
+            Bins do not fit into 16 bits.
+        """
+        if spec.n_steps > _LARGEST:
+            raise SnnbenchError(
+                f"{spec.n_steps} time bins of {spec.train.dt_s} s are more than {_LARGEST};"
+                " take a larger train.dt_s"
+            )
+        return cls(
+            dt_s=spec.train.dt_s,
+            n_steps=spec.n_steps,
+            duration_s=spec.task.duration_s,
+            n_units=spec.task.n_units,
+            units_per_channel=spec.train.units_per_channel,
+            clip=spec.train.bin_mode == "clip",
+            last_edge_inclusive=spec.task.last_edge_inclusive,
+        )
+
+    @property
+    def n_channels(self) -> int:
+        """Number of input channels."""
+        return -(-self.n_units // self.units_per_channel)
+
+    @cached_property
+    def starts(self) -> NDArray[np.float32]:
+        """First time of every bin, s, shape (bin,)."""
+        return (np.arange(self.n_steps) * self.dt_s).astype(np.float32)
+
+    @cached_property
+    def end(self) -> np.float32:
+        """First time after the last bin, s."""
+        end = np.float32(self.duration_s)
+        return np.nextafter(end, np.float32(np.inf)) if self.last_edge_inclusive else end
 
 
 class BinnedSpikes(NamedTuple):
-    """Spikes of many samples with their time bins: 4 bytes a spike."""
+    """Channels of the spikes of many samples, sample by sample and bin by bin."""
 
-    bins: NDArray[np.uint16]
-    """Time bin of every spike, shape (spike,)."""
     channels: NDArray[np.uint16]
-    """Input channel of every spike, shape (spike,)."""
+    """Input channel of every spike, ascending within a bin; shape (spike,)."""
     offsets: NDArray[np.int64]
     """Sample i owns spikes offsets[i] to offsets[i + 1]; shape (sample + 1,)."""
+    rows: NDArray[np.int32]
+    """Of these, bin k owns the ones from rows[i, k] to rows[i, k + 1]; shape (sample, bin + 1)."""
+
+
+def check_spikes(times_s: NDArray[np.float32], units: NDArray[np.uint16], n_units: int) -> None:
+    """Raise SnnbenchError if a time is negative or not a number, or a unit is out of range."""
+    if len(times_s) and not np.min(times_s) >= 0:
+        raise SnnbenchError(f"spike times must be 0 s or later, found {np.min(times_s)} s")
+    if len(units) and np.max(units) >= n_units:
+        raise SnnbenchError(f"unit {np.max(units)} is out of range: the task has {n_units} units")
 
 
 def bin_spikes(
     times_s: NDArray[np.float32],
     units: NDArray[np.uint16],
     offsets: NDArray[np.int64],
-    *,
-    dt_s: float,
-    n_steps: int,
-    duration_s: float,
-    n_units: int,
-    units_per_channel: int = 1,
+    binning: Binning,
+    out: BinnedSpikes | None = None,
+    first: int = 0,
 ) -> BinnedSpikes:
-    """Time bin and channel of every spike that falls into the duration.
+    """Bin the spikes that fall into the duration.
 
     Parameters
     ----------
     times_s, units, offsets
         Flat spike times in s and units of all samples, of shape (spike,), and where each sample begins.
-    dt_s, n_steps
-        Width and number of the bins; together they cover `duration_s`.
-    duration_s
-        Spikes at or after it are left out.
-    n_units, units_per_channel
-        Units of the data set, and how many neighbours make one channel; the last channel may have fewer.
+        Times need not be sorted.
+    out, first
+        Arrays with room for all spikes, to be filled from sample `first` on, whose offset is set; without
+        them, new ones.
+
+    Returns
+    -------
+    BinnedSpikes
+        `out`, or new arrays.
 
     Raises
     ------
     SnnbenchError
-        A time is negative or not a number, a unit is out of range, or bins do not fit into 16 bits.
+        A time is negative or not a number, or a unit is out of range.
     """
-    if n_steps > np.iinfo(np.uint16).max:
-        raise SnnbenchError(
-            f"{n_steps} time bins of {dt_s} s are more than 65535; take a larger train.dt_s"
-        )
-    if len(times_s) and not np.min(times_s) >= 0:
-        raise SnnbenchError(f"spike times must be 0 s or later, found {np.min(times_s)} s")
-    if len(units) and np.max(units) >= n_units:
-        raise SnnbenchError(f"unit {np.max(units)} is out of range: the task has {n_units} units")
-    edges = (np.arange(n_steps + 1) * dt_s).astype(np.float32)
-    keep = times_s < np.float32(duration_s)
-    if not keep.all():
-        kept_before = np.concatenate(([0], np.cumsum(keep)))
-        times_s, units, offsets = times_s[keep], units[keep], kept_before[offsets]
-    bins = np.searchsorted(edges, times_s, side="right") - 1
-    return BinnedSpikes(
-        bins.astype(np.uint16), (units // units_per_channel).astype(np.uint16), offsets
+    check_spikes(times_s, units, binning.n_units)
+    n = len(offsets) - 1
+    longest = int(np.diff(offsets).max(initial=0))
+    filled = out or BinnedSpikes(
+        channels=np.empty(len(times_s), np.uint16),
+        offsets=np.zeros(n + 1, np.int64),
+        rows=np.empty((n, binning.n_steps + 1), np.int32),
     )
-
-
-def gather_samples(
-    spikes: BinnedSpikes, indices: NDArray[np.int64]
-) -> tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64]]:
-    """Bins and channels of the chosen samples in their order, and the number of spikes of each."""
-    starts, ends = spikes.offsets[indices], spikes.offsets[indices + 1]
-    spans = [slice(start, end) for start, end in zip(starts, ends, strict=True)]
-    return (
-        np.concatenate([spikes.bins[span] for span in spans]),
-        np.concatenate([spikes.channels[span] for span in spans]),
-        ends - starts,
+    _bin(
+        times_s,
+        units,
+        offsets,
+        binning.starts,
+        binning.end,
+        binning.dt_s,
+        binning.units_per_channel,
+        binning.clip,
+        np.empty((2, longest), np.uint16),
+        np.empty((2, longest), np.uint16),
+        np.empty(max(binning.n_channels, binning.n_steps) + 1, np.int32),
+        filled.channels,
+        filled.offsets[first:],
+        filled.rows[first:],
     )
+    return filled if out else filled._replace(channels=filled.channels[: filled.offsets[-1]])
 
 
-def dense_counts(
-    bins: Tensor, channels: Tensor, n_spikes: Tensor, *, n_steps: int, n_channels: int, clip: bool
-) -> Tensor:
-    """Spike counts of a batch, float32 of shape (time, batch, channel), on the device of the spikes.
+@njit(cache=True, error_model="numpy")
+def _bin(  # type: ignore[no-untyped-def]
+    times,
+    units,
+    offsets,
+    starts,
+    end,
+    dt,
+    units_per_channel,
+    clip,
+    found,
+    ordered,
+    places,
+    channels,
+    channel_offsets,
+    rows,
+):
+    """Sort the spikes of every sample by bin and channel: two counting sorts, channels first."""
+    n_steps = len(starts)
+    at = channel_offsets[0]
+    for sample in range(len(offsets) - 1):
+        n = 0
+        places[:] = 0
+        for spike in range(offsets[sample], offsets[sample + 1]):
+            t = times[spike]
+            if t >= end:
+                continue
+            # never too high: no float32 lies between k dt and its own nearest float32
+            step = min(int(t / dt), n_steps - 1)
+            while step + 1 < n_steps and t >= starts[step + 1]:
+                step += 1
+            channel = units[spike] // units_per_channel
+            found[0, n], found[1, n] = step, channel
+            places[channel + 1] += 1
+            n += 1
+        for k in range(1, len(places)):
+            places[k] += places[k - 1]
+        row = rows[sample]
+        row[:] = 0
+        for spike in range(n):
+            step, channel = found[0, spike], found[1, spike]
+            place = places[channel]
+            places[channel] += 1
+            ordered[0, place], ordered[1, place] = step, channel
+            row[step + 1] += 1
+        for k in range(n_steps):
+            row[k + 1] += row[k]
+        places[:n_steps] = row[:n_steps]
+        for spike in range(n):
+            step = ordered[0, spike]
+            channels[at + places[step]] = ordered[1, spike]
+            places[step] += 1
+        if clip:
+            n = _drop_doubles(channels[at : at + n], row)
+        at += n
+        channel_offsets[sample + 1] = at
+
+
+@njit(inline="always", error_model="numpy")
+def _drop_doubles(channels, row):  # type: ignore[no-untyped-def]
+    """Keep one of equal channels in a bin; returns how many are left."""
+    kept, start = 0, 0
+    for k in range(len(row) - 1):
+        stop = row[k + 1]
+        for spike in range(start, stop):
+            if spike == start or channels[spike] != channels[spike - 1]:
+                channels[kept] = channels[spike]
+                kept += 1
+        start = stop
+        row[k + 1] = kept
+    return kept
+
+
+def bin_on_device(
+    times_s: Tensor, units: Tensor, samples: Tensor, binning: Binning
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Bin, channel and sample (each int64, of shape (spike,)) of the spikes that fall into the duration.
+
+    The edges are those of `bin_spikes`, so both put a time into the same bin.
 
     Parameters
     ----------
-    bins, channels
-        Time bin and channel of every spike, int64 of shape (spike,), sample after sample.
-    n_spikes
-        Spikes of every sample, int64 of shape (batch,).
-    n_steps, n_channels
-        Size of the result.
-    clip
-        Whether a bin with several spikes counts as 1.
+    times_s, units, samples
+        Time in s (float32), unit and sample of every spike, of shape (spike,), in any order.
     """
-    n_batch = len(n_spikes)
-    sample = torch.repeat_interleave(n_spikes, output_size=len(bins))
-    # (bin * n_batch + sample) * n_channels + channel; in place, as there are millions
-    cell = (bins * n_batch).add_(sample).mul_(n_channels).add_(channels)
-    counts = torch.zeros(n_steps * n_batch * n_channels, device=bins.device)
-    # whole numbers far below 2^24, so the order in which they add up cannot matter
-    counts.index_add_(0, cell, torch.ones((), device=bins.device).expand(len(cell)))
-    if clip:
-        counts.clamp_(max=1.0)
-    return counts.view(n_steps, n_batch, n_channels)
+    keep = (times_s >= 0) & (times_s < float(binning.end))
+    times_s, units, samples = times_s[keep], units[keep], samples[keep]
+    later_starts = torch.from_numpy(binning.starts[1:]).to(times_s.device)
+    bins = torch.bucketize(times_s, later_starts, right=True)
+    return bins, units.long() // binning.units_per_channel, samples.long()

@@ -11,8 +11,9 @@ offsets[i+1]:
     source_id     text     name of the recording
     source_sha256 text     hash of the recording's file (empty where there is none)
 
-Every array carries fletcher32 checksums. The fingerprint is a sha256 over the arrays in a fixed order
-and byte order, so it does not depend on compression or the HDF5 version.
+Every array carries fletcher32 checksums, and `header_sha256` covers the other attributes of the file.
+The fingerprint is a sha256 over the arrays in a fixed order and byte order, so it does not depend on
+compression or the HDF5 version.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import h5py
 import numpy as np
@@ -34,6 +35,8 @@ from numpy.typing import NDArray
 
 from snnbench import __version__
 from snnbench.data_prep.recipe import Recipe, sha256_text
+from snnbench.data_prep.sources import NO_GROUPS
+from snnbench.data_prep.spikes import Sample, SpikeSplit, spans
 from snnbench.errors import SnnbenchError, unknown_name
 from snnbench.paths import whole_file
 from snnbench.record import DataIdentity, labels_sha256
@@ -45,43 +48,10 @@ _SPIKE_ARRAYS = {"times": "<f4", "units": "<u2"}
 _SAMPLE_ARRAYS = {"labels": "<u2", "groups": "<u2"}
 _TEXT_ARRAYS = ("source_id", "source_sha256")
 _NUMBER_ARRAYS = {**_SPIKE_ARRAYS, "offsets": "<i8", **_SAMPLE_ARRAYS}
+_HEADER_DIGEST = "header_sha256"
 _CHUNK = 1 << 16
-_BLOCK = 1 << 22  # spikes held in memory at a time while hashing and checking
-
-
-@dataclass(frozen=True)
-class SpikeSplit:
-    """Samples of one split in memory.
-
-    `times` (spike,) float32 s and `units` (spike,) uint16 are flat; `offsets` (sample+1,) int64 cuts
-    them into samples; `labels` and `groups` (sample,) are uint16.
-    """
-
-    times: NDArray[np.float32]
-    units: NDArray[np.uint16]
-    offsets: NDArray[np.int64]
-    labels: NDArray[np.uint16]
-    groups: NDArray[np.uint16]
-    source_ids: list[str]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def sample(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
-        """Times (s) and units of one sample."""
-        part = slice(self.offsets[index], self.offsets[index + 1])
-        return self.times[part], self.units[part]
-
-
-class Sample(NamedTuple):
-    """One recording on its way into a file."""
-
-    times: NDArray[np.float32]
-    units: NDArray[np.uint16]
-    label: int
-    group: int
-    source_id: str
-    source_sha256: str
+_READ_AT_ONCE = 1 << 20  # spikes or other values in memory at a time
+_NAMES_AT_ONCE = 1 << 22  # part of the fingerprint's definition, see there
 
 
 @dataclass(frozen=True)
@@ -182,6 +152,7 @@ class SpikeWriter:
                 text = np.array([v.encode() for v in columns[name]], dtype="S")
                 group.create_dataset(name, data=text, **_filters(len(text)))
         self._file.attrs["fingerprint"] = _fingerprint(self._file)
+        self._file.attrs[_HEADER_DIGEST] = _header_sha256(dict(self._file.attrs))
 
     def _start(self, split: str) -> None:
         if split not in SPLITS:
@@ -255,6 +226,141 @@ class _ForgivingFile(io.FileIO):
             return size or 0
 
 
+class SplitReader:
+    """One split of an open file, read in slices: what training code is given of a data set.
+
+    It knows its own arrays and no other split. Nothing stays in memory but labels and groups.
+    """
+
+    def __init__(self, path: Path, name: str, arrays: h5py.Group, header: Header) -> None:
+        self.name = name
+        self.path = path
+        self._arrays = arrays
+        self._header = header
+
+    def __len__(self) -> int:
+        return int(self._array("labels").shape[0])
+
+    @property
+    def n_spikes(self) -> int:
+        """Number of spikes of all samples."""
+        return int(self._array("times").shape[0])
+
+    @cached_property
+    def labels(self) -> NDArray[np.uint16]:
+        """Class of every sample, shape (sample,)."""
+        return self._values("labels", slice(None))
+
+    @cached_property
+    def groups(self) -> NDArray[np.uint16]:
+        """Group of every sample as an index into the file's group names, shape (sample,)."""
+        groups = self._values("groups", slice(None))
+        _check_range(f"{self.path}: {self.name}/groups", groups, len(self._header.groups))
+        return groups
+
+    @property
+    def group_names(self) -> list[str]:
+        """Names of the groups that occur, sorted."""
+        return sorted(self._header.groups[g] for g in np.unique(self.groups))
+
+    @property
+    def local_groups(self) -> NDArray[np.uint16]:
+        """Group of each sample as an index into `group_names`, shape (sample,)."""
+        names = self.group_names
+        place = {
+            g: names.index(name) for g, name in enumerate(self._header.groups) if name in names
+        }
+        return np.array([place[int(g)] for g in self.groups], dtype=np.uint16)
+
+    def read(self, start: int = 0, stop: int | None = None) -> SpikeSplit:
+        """Samples `start` to `stop`, in one slice per array.
+
+        Raises
+        ------
+        SnnbenchError
+            If an array cannot be read (a flipped bit fails its checksum) or does not fit the format.
+        """
+        offsets = self._offsets(slice(start, None if stop is None else stop + 1))
+        spikes = slice(int(offsets[0]), int(offsets[-1]))
+        samples = slice(start, start + len(offsets) - 1)
+        part = SpikeSplit(
+            times=self._values("times", spikes),
+            units=self._values("units", spikes),
+            offsets=offsets - offsets[0],
+            labels=self._values("labels", samples),
+            groups=self._values("groups", samples),
+            source_ids=self._texts("source_id", samples),
+        )
+        _check_arrays(self.path, self.name, part, self._header)
+        return part
+
+    def blocks(self, max_spikes: int) -> Iterator[SpikeSplit]:
+        """All samples in order, in blocks of at most `max_spikes` spikes, or of one larger sample."""
+        for start, stop in spans(self._offsets(slice(None)), max_spikes):
+            yield self.read(start, stop)
+
+    def sources(self) -> list[tuple[str, str]]:
+        """Source id and sha256 of every sample, doubles included."""
+        ids, hashes = (self._texts(name, slice(None)) for name in _TEXT_ARRAYS)
+        return list(zip(ids, hashes, strict=False))
+
+    def check_lengths(self) -> None:
+        """Raise SnnbenchError unless all arrays have as many values as samples or spikes need."""
+        n, n_spikes = len(self), self.n_spikes
+        wanted = {
+            "units": n_spikes,
+            "offsets": n + 1,
+            "groups": n,
+            "source_id": n,
+            "source_sha256": n,
+        }
+        place = f"{self.path}: {self.name}"
+        for name, length in wanted.items():
+            if (found := len(self._array(name))) != length:
+                raise SnnbenchError(
+                    f"{place}/{name}: has {found} values, {n} samples and {n_spikes} spikes need"
+                    f" {length}"
+                )
+        first, last = (int(self._values("offsets", slice(i, i + 1))[0]) for i in (0, n))
+        if (first, last) != (0, n_spikes):
+            raise SnnbenchError(
+                f"{place}/offsets: run from {first} to {last}, not from 0 to the {n_spikes} spikes"
+            )
+
+    def _offsets(self, part: slice) -> NDArray[np.int64]:
+        offsets = self._values("offsets", part)
+        fits = len(offsets) and offsets[0] >= 0 and offsets[-1] <= self.n_spikes
+        if not fits or (np.diff(offsets) < 0).any():
+            raise SnnbenchError(
+                f"{self.path}: {self.name}/offsets: do not cut the {self.n_spikes} spikes into"
+                " samples; convert the data again"
+            )
+        return offsets
+
+    def _array(self, name: str) -> h5py.Dataset:
+        place = f"{self.path}: {self.name}/{name}"
+        with _naming(place):
+            if not self._arrays:
+                raise ValueError("the file is closed")
+            array = self._arrays.get(name)
+        if array is None:
+            raise SnnbenchError(f"{place} is missing; convert the data again")
+        wanted = _NUMBER_ARRAYS.get(name, "S")
+        if not isinstance(array, h5py.Dataset) or array.ndim != 1:
+            raise SnnbenchError(f"{place}: is not a flat array")
+        if array.dtype != wanted and not (wanted == "S" and array.dtype.kind == "S"):
+            raise SnnbenchError(f"{place}: has type {array.dtype}, expected {np.dtype(wanted)}")
+        return array
+
+    def _values(self, name: str, part: slice) -> NDArray[Any]:
+        with _naming(f"{self.path}: {self.name}/{name}"):
+            return self._array(name)[part]
+
+    def _texts(self, name: str, part: slice) -> list[str]:
+        with _naming(f"{self.path}: {self.name}/{name}"):
+            return [text.decode() for text in self._values(name, part)]
+
+
 class SpikeDataset:
     """An open SpikeDataset file. Use `with SpikeDataset.open(path) as dataset`."""
 
@@ -280,10 +386,7 @@ class SpikeDataset:
         except OSError as error:
             raise SnnbenchError(f"{path}: not a readable HDF5 file (truncated?): {error}") from None
         try:
-            header = _read_header(path, file)
-            if "fingerprint" not in file.attrs:
-                raise SnnbenchError(f"{path}: holds no fingerprint; convert the data again")
-            return cls(path, file, header)
+            return cls(path, file, _read_header(path, file))
         except BaseException:
             file.close()
             raise
@@ -310,57 +413,52 @@ class SpikeDataset:
         """The fingerprint written in the file; `check` recomputes it."""
         return str(self._file.attrs["fingerprint"])
 
-    def n_samples(self, split: str) -> int:
-        """Number of samples in a split."""
-        return int(self._array(split, "labels").shape[0])
-
-    def n_spikes(self, split: str) -> int:
-        """Number of spikes in a split."""
-        return int(self._array(split, "times").shape[0])
-
-    def read(self, split: str, start: int = 0, stop: int | None = None) -> SpikeSplit:
-        """Samples `start` to `stop` of a split, in one slice per array.
+    def split(self, name: str) -> SplitReader:
+        """One split, which is all that its holder can read; usable while the file is open.
 
         Raises
         ------
-        SnnbenchError
-            If an array cannot be read (a flipped bit fails its checksum) or does not fit the format.
+        UsageError
+            There is no such split in the file.
         """
-        offsets = self._values(split, "offsets", slice(start, None if stop is None else stop + 1))
-        self._check_offsets(split, offsets)
-        spikes = slice(int(offsets[0]), int(offsets[-1]))
-        samples = slice(start, start + len(offsets) - 1)
-        part = SpikeSplit(
-            times=self._values(split, "times", spikes),
-            units=self._values(split, "units", spikes),
-            offsets=offsets - offsets[0],
-            labels=self._values(split, "labels", samples),
-            groups=self._values(split, "groups", samples),
-            source_ids=self._texts(split, "source_id", samples),
-        )
-        _check_arrays(self.path, split, part, self.header)
-        return part
+        if name not in self.splits:
+            raise unknown_name("split", name, self.splits)
+        with _naming(f"{self.path}: split {name}"):
+            return SplitReader(self.path, name, self._file[name], self.header)
+
+    def n_samples(self, split: str) -> int:
+        """Number of samples in a split."""
+        return len(self.split(split))
+
+    def n_spikes(self, split: str) -> int:
+        """Number of spikes in a split."""
+        return self.split(split).n_spikes
+
+    def read(self, split: str, start: int = 0, stop: int | None = None) -> SpikeSplit:
+        """Samples `start` to `stop` of a split, as `SplitReader.read`."""
+        return self.split(split).read(start, stop)
 
     def source_hashes(self, split: str) -> dict[str, str]:
         """Source id to sha256 of the source file, in file order."""
-        return dict(self._sources(split))
+        return dict(self.split(split).sources())
 
     @cached_property
     def identity(self) -> DataIdentity:
         """What a record keeps of the data it ran on."""
+        sources = {split: self.source_hashes(split) for split in self.splits}
         return DataIdentity(
             name=self.header.name,
             synthetic=self.header.synthetic,
             recipe_sha256=self.header.recipe_sha256,
-            source_sha256=self._lines_digest(
+            source_sha256=_lines_sha256(
                 f"{source_id} {digest}"
-                for split in self.splits
-                for source_id, digest in self.source_hashes(split).items()
+                for of_split in sources.values()
+                for source_id, digest in of_split.items()
             ),
-            split_sha256=self._lines_digest(
+            split_sha256=_lines_sha256(
                 f"{split} {source_id}"
-                for split in self.splits
-                for source_id in self.source_hashes(split)
+                for split, of_split in sources.items()
+                for source_id in of_split
             ),
             labels_sha256=self._labels_sha256(),
             fingerprint=self.fingerprint,
@@ -370,16 +468,18 @@ class SpikeDataset:
 
     def group_names(self, split: str) -> list[str]:
         """Names of the groups (speakers) that occur in a split, sorted."""
-        return sorted(self.header.groups[g] for g in np.unique(self._groups(split)))
+        return self.split(split).group_names
 
     def local_groups(self, split: str) -> NDArray[np.uint16]:
         """Group of each sample as an index into `group_names(split)`."""
-        names = self.group_names(split)
-        index = {g: names.index(name) for g, name in enumerate(self.header.groups) if name in names}
-        return np.array([index[int(g)] for g in self._groups(split)], dtype=np.uint16)
+        return self.split(split).local_groups
 
-    def check(self) -> None:
-        """Read everything and prove that the file is what it says.
+    def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Read everything, block by block, and prove that the file is what it says.
+
+        Parameters
+        ----------
+        progress : called with the number of spikes done and to do; every spike is read twice.
 
         Raises
         ------
@@ -394,12 +494,14 @@ class SpikeDataset:
                 f"{self.path}: recipe_sha256 is {self.header.recipe_sha256}, but that of the recipe"
                 f" is {recipe}; convert the data again"
             )
-        for split in self.splits:
-            self._check_lengths(split)
-            for start in range(0, self.n_samples(split), 256):
-                self.read(split, start, min(start + 256, self.n_samples(split)))
+        done, total = 0, 2 * sum(self.n_spikes(split) for split in self.splits)
+        for split in map(self.split, self.splits):
+            split.check_lengths()
+            for block in split.blocks(_READ_AT_ONCE):
+                done += block.n_spikes
+                progress(done, total)
         with _naming(f"{self.path}: content"):
-            found = _fingerprint(self._file)
+            found = _fingerprint(self._file, lambda spikes: progress(done + spikes, total))
         if found != self.fingerprint:
             raise SnnbenchError(
                 f"{self.path}: fingerprint {found} does not match the one in the file,"
@@ -410,7 +512,7 @@ class SpikeDataset:
     def _check_disjoint(self) -> None:
         seen: dict[str, str] = {}
         for split in self.splits:
-            for source_id, digest in self._sources(split):
+            for source_id, digest in self.split(split).sources():
                 for key in filter(None, (source_id, digest)):
                     if key in seen:
                         raise SnnbenchError(
@@ -420,83 +522,20 @@ class SpikeDataset:
                     seen[key] = f"{source_id} of split {split}"
         if {"train", "valid"} <= set(self.splits):
             shared = set(self.group_names("train")) & set(self.group_names("valid"))
-            if shared:
+            if shared - {NO_GROUPS}:
                 raise SnnbenchError(
                     f"{self.path}: groups in both train and valid: {', '.join(sorted(shared))}"
                 )
 
-    def _check_lengths(self, split: str) -> None:
-        n, n_spikes = self.n_samples(split), self.n_spikes(split)
-        wanted = {
-            "units": n_spikes,
-            "offsets": n + 1,
-            "groups": n,
-            "source_id": n,
-            "source_sha256": n,
-        }
-        for name, length in wanted.items():
-            if (found := len(self._array(split, name))) != length:
-                raise SnnbenchError(
-                    f"{self.path}: {split}/{name}: has {found} values, {n} samples and {n_spikes}"
-                    f" spikes need {length}"
-                )
-        first, last = (int(self._values(split, "offsets", slice(i, i + 1))[0]) for i in (0, n))
-        if (first, last) != (0, n_spikes):
-            raise SnnbenchError(
-                f"{self.path}: {split}/offsets: run from {first} to {last}, not from 0 to the"
-                f" {n_spikes} spikes"
-            )
-
-    def _check_offsets(self, split: str, offsets: NDArray[np.int64]) -> None:
-        fits = len(offsets) and offsets[0] >= 0 and offsets[-1] <= self.n_spikes(split)
-        if not fits or (np.diff(offsets) < 0).any():
-            raise SnnbenchError(
-                f"{self.path}: {split}/offsets: do not cut the {self.n_spikes(split)} spikes into"
-                " samples; convert the data again"
-            )
-
     def _labels_sha256(self) -> str:
         if "test" not in self.splits:
             return ""
-        labels = self._values("test", "labels", slice(None))
-        return labels_sha256(labels, self.local_groups("test"), self.group_names("test"))
+        test = self.split("test")
+        return labels_sha256(test.labels, test.local_groups, test.group_names)
 
-    @staticmethod
-    def _lines_digest(lines: Iterator[str]) -> str:
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
-    def _sources(self, split: str) -> list[tuple[str, str]]:
-        """Source id and sha256 of every sample, doubles included."""
-        ids, hashes = (self._texts(split, name, slice(None)) for name in _TEXT_ARRAYS)
-        return list(zip(ids, hashes, strict=False))
-
-    def _groups(self, split: str) -> NDArray[np.uint16]:
-        groups = self._values(split, "groups", slice(None))
-        _check_range(f"{self.path}: {split}/groups", groups, len(self.header.groups))
-        return groups
-
-    def _array(self, split: str, name: str) -> h5py.Dataset:
-        if split not in self.splits:
-            raise unknown_name("split", split, self.splits)
-        place = f"{self.path}: {split}/{name}"
-        with _naming(place):
-            array = self._file[split].get(name)
-        if array is None:
-            raise SnnbenchError(f"{place} is missing; convert the data again")
-        wanted = _NUMBER_ARRAYS.get(name, "S")
-        if not isinstance(array, h5py.Dataset) or array.ndim != 1:
-            raise SnnbenchError(f"{place}: is not a flat array")
-        if array.dtype != wanted and not (wanted == "S" and array.dtype.kind == "S"):
-            raise SnnbenchError(f"{place}: has type {array.dtype}, expected {np.dtype(wanted)}")
-        return array
-
-    def _values(self, split: str, name: str, part: slice) -> NDArray[Any]:
-        with _naming(f"{self.path}: {split}/{name}"):
-            return self._array(split, name)[part]
-
-    def _texts(self, split: str, name: str, part: slice) -> list[str]:
-        with _naming(f"{self.path}: {split}/{name}"):
-            return [text.decode() for text in self._values(split, name, part)]
+def _lines_sha256(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 @contextmanager
@@ -517,7 +556,7 @@ def _read_header(path: Path, file: h5py.File) -> Header:
             " published SHD files are read with `snnbench data convert shd --source FOLDER`"
         )
     try:
-        return Header(
+        header = Header(
             name=str(attributes["name"]),
             title=str(attributes["title"]),
             synthetic=bool(attributes["synthetic"]),
@@ -533,6 +572,16 @@ def _read_header(path: Path, file: h5py.File) -> Header:
         )
     except (KeyError, ValueError, TypeError) as error:
         raise SnnbenchError(f"{path}: header attribute missing or unreadable: {error}") from None
+    if "fingerprint" not in attributes:
+        raise SnnbenchError(f"{path}: holds no fingerprint; convert the data again")
+    # absent from files of snnbench 0.1
+    found = _header_sha256(attributes)
+    if (written := attributes.get(_HEADER_DIGEST, found)) != found:
+        raise SnnbenchError(
+            f"{path}: the header's attributes were changed or damaged: header_sha256 is {written},"
+            f" that of the other attributes {found}; convert the data again"
+        )
+    return header
 
 
 def _check_arrays(path: Path, split: str, part: SpikeSplit, header: Header) -> None:
@@ -583,8 +632,19 @@ def _check_range(
         )
 
 
-def _fingerprint(file: h5py.File) -> str:
+def _header_sha256(attributes: Mapping[str, Any]) -> str:
+    """Sha256 of all root attributes but itself: HDF5 has no checksum on their texts."""
+    words = {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in attributes.items()
+        if key != _HEADER_DIGEST
+    }
+    return sha256_text(json.dumps(words, sort_keys=True, default=repr))
+
+
+def _fingerprint(file: h5py.File, progress: Callable[[int], None] = lambda spikes: None) -> str:
     digest = hashlib.sha256()
+    hashed = 0.0
     fixed = {key: file.attrs[key] for key in ("classes", "groups")}
     fixed |= {
         "n_units": int(file.attrs["n_units"]),
@@ -595,12 +655,15 @@ def _fingerprint(file: h5py.File) -> str:
         for name in ("times", "units", "offsets", "labels", "groups", "source_id"):
             array = file[split][name]
             digest.update(f"{split}/{name} {len(array)}\n".encode())
-            for start in range(0, len(array), _BLOCK):
-                block = array[start : start + _BLOCK]
+            at_once = _NAMES_AT_ONCE if name == "source_id" else _READ_AT_ONCE
+            for start in range(0, len(array), at_once):
+                block = array[start : start + at_once]
                 if name == "source_id":
+                    # no end of line between blocks, once and for all
                     digest.update(b"\n".join(block.tolist()))
                 else:
-                    digest.update(
-                        np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes()
-                    )
+                    digest.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).data)
+                if name in _SPIKE_ARRAYS:
+                    hashed += len(block) / len(_SPIKE_ARRAYS)
+                    progress(int(hashed))
     return digest.hexdigest()

@@ -36,7 +36,7 @@ from snnbench.spec import RunSpec, TaskSpec
 if TYPE_CHECKING:
     import torch
 
-    from snnbench.data_prep.store import SpikeDataset, SpikeSplit
+    from snnbench.data_prep.store import SpikeDataset
     from snnbench.models.network import SpikingNetwork
     from snnbench.tracking import NullTracker
     from snnbench.train import BatchReport, EpochReport, FitResult
@@ -78,8 +78,6 @@ def check_data(dataset: SpikeDataset, task: TaskSpec) -> None:
 def run_seed(
     spec: RunSpec,
     dataset: SpikeDataset,
-    train: SpikeSplit,
-    valid: SpikeSplit,
     *,
     folder: Path,
     device: torch.device,
@@ -94,7 +92,7 @@ def run_seed(
     Parameters
     ----------
     spec : the run; its data_fingerprint is the dataset's.
-    dataset : open file; `train` and `valid` are its splits, read once for all seeds.
+    dataset : open file; training is given its training and validation split, and no way to another.
     folder : run folder; with `resume`, what is there is continued.
     tracker : where metrics are shown, inside its own context.
     on_epoch, on_batch : called after each, for progress.
@@ -115,8 +113,8 @@ def run_seed(
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result = fit(
         spec,
-        train,
-        valid,
+        dataset.split("train"),
+        dataset.split("valid"),
         folder=folder,
         device=device,
         on_epoch=tracked,
@@ -173,10 +171,10 @@ def open_test_once(
     """The only place where a run reads the test split: after everything has been chosen."""
     from snnbench.evaluate import predict
 
-    test = dataset.read("test")
+    test = dataset.split("test")
     evaluation = predict(network, test, spec, device)
-    groups = dataset.local_groups("test")
-    return Predictions(test.labels, evaluation.predictions, groups), evaluation.operations
+    predictions = Predictions(test.labels, evaluation.predictions, test.local_groups)
+    return predictions, evaluation.operations
 
 
 def finished_record(folder: Path) -> RunRecord | None:

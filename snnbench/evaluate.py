@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from snnbench.data_prep.loader import SpikeLoader
+from snnbench.data_prep.spikes import Spikes
 from snnbench.models.layers import SpikingLayer
 from snnbench.models.network import SpikingNetwork
 from snnbench.record import Operations
 from snnbench.seeding import deterministic
 from snnbench.spec import RunSpec
-
-if TYPE_CHECKING:
-    from snnbench.data_prep.store import SpikeSplit
 
 # Samples at once. Fixed, and no part of a spec: in the last bits a matrix product depends on its size,
 # so one number for everybody keeps a network's predictions the same.
@@ -32,7 +30,7 @@ class Evaluation(NamedTuple):
 
 
 def predict(
-    network: SpikingNetwork, split: SpikeSplit, spec: RunSpec, device: torch.device
+    network: SpikingNetwork, split: Spikes, spec: RunSpec, device: torch.device
 ) -> Evaluation:
     """Classify every sample of a split once, without dropout. `network` must be on `device`."""
     return predict_loader(network, SpikeLoader(split, spec, device))

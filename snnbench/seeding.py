@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def make_generator(
-    seed: int, stream: Literal["init", "order", "dropout"], device: torch.device | str = "cpu"
+    seed: int,
+    stream: Literal["init", "order", "dropout", "augment"],
+    device: torch.device | str = "cpu",
 ) -> torch.Generator:
     """A generator of its own for each use of a run's seed, so that one use never shifts another."""
     import torch

@@ -89,8 +89,6 @@ def _run(
         run_seed(
             job.spec,
             dataset,
-            dataset.read("train"),
-            dataset.read("valid"),
             folder=job.folder,
             device=resolve_device(job.device),
             tracker=tracker,

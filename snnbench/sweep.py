@@ -35,7 +35,7 @@ from snnbench.spec import RunSpec, make_run_spec
 if TYPE_CHECKING:
     import torch
 
-    from snnbench.data_prep.store import SpikeSplit
+    from snnbench.data_prep.spikes import Spikes
     from snnbench.train import EpochReport
 
 SearchSpace = Mapping[str, Mapping[str, Any]]
@@ -186,8 +186,8 @@ def make_sweep(
 
 def run_sweep(
     sweep: Sweep,
-    train: SpikeSplit,
-    valid: SpikeSplit,
+    train: Spikes,
+    valid: Spikes,
     *,
     folder: Path,
     trials: int,
@@ -252,8 +252,8 @@ def read_study(folder: Path, name: str) -> Study:
 def _run_trial(
     study: Any,
     sweep: Sweep,
-    train: SpikeSplit,
-    valid: SpikeSplit,
+    train: Spikes,
+    valid: Spikes,
     seed: int,
     device: torch.device,
     tell_epoch: Callable[[int], None],

@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,9 @@ from snnbench.checkpoint import (
     save_network,
     save_tensors,
 )
-from snnbench.data_prep.loader import Batch, SpikeLoader
+from snnbench.data_prep.batch import Batch
+from snnbench.data_prep.loader import SpikeLoader
+from snnbench.data_prep.spikes import Spikes
 from snnbench.errors import SnnbenchError
 from snnbench.evaluate import predict_loader
 from snnbench.metrics import Counts, count_correct
@@ -40,9 +42,6 @@ from snnbench.models.regularise import activity_loss
 from snnbench.paths import write_text
 from snnbench.seeding import deterministic, make_generator
 from snnbench.spec import RunSpec, TrainSpec
-
-if TYPE_CHECKING:
-    from snnbench.data_prep.store import SpikeSplit
 
 RESUME_FILE = "resume.safetensors"
 MODEL_FILE = "model.safetensors"
@@ -101,8 +100,8 @@ class _Diverged(Exception):
 
 def fit(
     spec: RunSpec,
-    train: SpikeSplit,
-    valid: SpikeSplit,
+    train: Spikes,
+    valid: Spikes,
     *,
     folder: Path,
     device: torch.device,
@@ -117,7 +116,8 @@ def fit(
     spec
         The run: model, training, seed.
     train, valid
-        Spikes to learn from and to choose the epoch on.
+        Spikes to learn from and to choose the epoch on. The first are changed at random as
+        `spec.train.augment` says, the second never.
     folder
         Where the three files above go.
     device
@@ -147,7 +147,8 @@ def fit(
                 )
             run.load(folder)
             run.write_views(folder)
-        train_loader, valid_loader = (SpikeLoader(split, spec, device) for split in (train, valid))
+        train_loader = SpikeLoader(train, spec, device, augmentation=run.generators.get("augment"))
+        valid_loader = SpikeLoader(valid, spec, device)
         while not run.is_over:
             started = time.perf_counter()
             try:
@@ -171,8 +172,12 @@ class _Run:
         self.device = device
         self.network = build_for(spec, make_generator(spec.seed, "init")).to(device)
         self.optimiser = make_optimiser(self.network, spec.train)
-        self.order = make_generator(spec.seed, "order")
-        self.dropout = make_generator(spec.seed, "dropout", device)
+        self.generators = {
+            "order": make_generator(spec.seed, "order"),
+            "dropout": make_generator(spec.seed, "dropout", device),
+        }
+        if spec.train.augment.enabled:
+            self.generators["augment"] = make_generator(spec.seed, "augment", device)
         self.best_weights: dict[str, Tensor] = {}
         self.history: list[EpochReport] = []
 
@@ -197,7 +202,7 @@ class _Run:
             group["lr"] = learning_rate(self.spec.train, epoch)
         done, loss_sum, correct = 0, 0.0, 0
         spike_sums: list[Tensor] = []
-        for batch in loader.batches(self.spec.train.batch_size, self.order):
+        for batch in loader.batches(self.spec.train.batch_size, self.generators["order"]):
             loss, hits, counts = self.train_batch(batch)
             n = len(batch.labels)
             done, loss_sum, correct = done + n, loss_sum + loss * n, correct + hits
@@ -211,7 +216,7 @@ class _Run:
 
     def train_batch(self, batch: Batch) -> tuple[float, int, tuple[Tensor, ...]]:
         """One gradient step: loss, correct predictions, spike counts."""
-        logits, spike_counts = self.network(batch.spikes, self.dropout)
+        logits, spike_counts = self.network(batch.spikes, self.generators["dropout"])
         loss = nn.functional.cross_entropy(logits, batch.labels)
         loss = loss + activity_loss(spike_counts, self.spec.train.activity)
         self.optimiser.zero_grad()
@@ -277,10 +282,7 @@ class _Run:
         parts = {
             "network": self.network.state_dict(),
             "best": self.best_weights,
-            "generator": {
-                "order": self.order.get_state(),
-                "dropout": self.dropout.get_state(),
-            },
+            "generator": {name: g.get_state() for name, g in self.generators.items()},
             **{
                 f"optimiser.{index}": state
                 for index, state in self.optimiser.state_dict()["state"].items()
@@ -309,8 +311,8 @@ class _Run:
         try:
             restore_weights(self.network, parts["network"], path)
             self.best_weights = {k: v.to(self.device) for k, v in parts["best"].items()}
-            self.order.set_state(parts["generator"]["order"])
-            self.dropout.set_state(parts["generator"]["dropout"])
+            for name, generator in self.generators.items():
+                generator.set_state(parts["generator"][name])
             state = self.optimiser.state_dict()
             indices = range(len(state["param_groups"][0]["params"]))
             state["state"] = {i: parts[f"optimiser.{i}"] for i in indices}

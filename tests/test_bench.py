@@ -62,10 +62,9 @@ def run(data: Path, runs: Path, seed: int = 0, **options: Any) -> tuple[RunRecor
     changes = options.pop("changes", {})
     with SpikeDataset.open(data) as dataset:
         spec = spec_for(dataset, seed, **changes)
-        splits = (dataset.read("train"), dataset.read("valid"))
         folder = runs / spec.run_id
         options = {"device": CPU, "tracker": NullTracker(), **options}
-        return run_seed(spec, dataset, *splits, folder=folder, **options), folder
+        return run_seed(spec, dataset, folder=folder, **options), folder
 
 
 @pytest.fixture(scope="module")

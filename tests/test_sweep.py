@@ -358,10 +358,12 @@ def test_test_data_changes_nothing(tmp_path: Path) -> None:
                     "train.epochs": 1,
                 },
             )
-            splits_read = dataset.read("train"), dataset.read("valid")
-        studies.append(
-            run_sweep(sweep, *splits_read, folder=tmp_path, trials=2, device=torch.device("cpu"))
-        )
+            splits_read = dataset.split("train"), dataset.split("valid")
+            studies.append(
+                run_sweep(
+                    sweep, *splits_read, folder=tmp_path, trials=2, device=torch.device("cpu")
+                )
+            )
     clean, poisoned = studies
     assert clean.name != poisoned.name
     assert by_number(clean) == by_number(poisoned)

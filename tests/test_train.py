@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from snnbench.checkpoint import load_network
@@ -29,6 +30,9 @@ from tests.toy_spikes import toy_spec, toy_split
 
 CPU = torch.device("cpu")
 TRAIN, VALID = toy_split(90, seed=1), toy_split(41, seed=2)
+
+
+CHANGES = {"blend_p": 0.3, "channel_jitter": 1.0, "time_jitter_s": 0.005, "noise_hz": 2.0}
 
 
 def train(spec: RunSpec, folder: Path, **options: Any) -> FitResult:
@@ -102,11 +106,16 @@ def test_same_seed_same_weights_another_seed_others(tmp_path: Path, model: str):
     assert any(not torch.equal(weights(first)[k], weights(other)[k]) for k in weights(first))
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "adamax"])
-@pytest.mark.parametrize("stop_after", [1, 3])
-def test_resumed_run_is_bit_identical(tmp_path: Path, optimiser: str, stop_after: int):
+@pytest.mark.parametrize(
+    ("optimiser", "stop_after", "augment"),
+    [("adam", 1, {}), ("adamax", 3, {}), ("adam", 2, CHANGES)],
+)
+def test_resumed_run_is_bit_identical(
+    tmp_path: Path, optimiser: str, stop_after: int, augment: dict[str, float]
+):
     spec = toy_spec(
         "rec-lif",
+        train__augment=augment,
         model__dropout=0.2,
         train__optimiser=optimiser,
         train__schedule="cosine",
@@ -126,6 +135,22 @@ def test_resumed_run_is_bit_identical(tmp_path: Path, optimiser: str, stop_after
     assert resumed[2:5] == undisturbed[2:5]
     files = [tmp_path / run / "model.safetensors" for run in ("stopped", "undisturbed")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_training_spikes_are_changed_at_random_and_validation_spikes_never(tmp_path: Path):
+    # a network that hardly learns: what differs is what it was shown
+    plain, changed = (
+        toy_spec(train__lr=1e-12, train__epochs=2, model__input_gain=20.0, train__augment=augment)
+        for augment in ({}, CHANGES)
+    )
+    train(plain, tmp_path / "plain")
+    train(changed, tmp_path / "changed")
+    rows = [history(tmp_path / name) for name in ("plain", "changed")]
+    assert len({row["valid_accuracy"] for row in [*rows[0], *rows[1]]}) == 1
+    assert rows[0][0]["rate_hz.hidden1"] == rows[0][1]["rate_hz.hidden1"]
+    assert len({row["rate_hz.hidden1"] for row in [*rows[0], *rows[1]]}) == 3
+    with safe_open(tmp_path / "plain" / "resume.safetensors", "pt") as file:
+        assert "generator/augment" not in file.keys()  # noqa: SIM118
 
 
 def test_stopped_within_an_epoch_goes_on_from_the_last_whole_one(tmp_path: Path):

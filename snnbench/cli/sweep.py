@@ -74,28 +74,28 @@ def run(
     chosen_device = resolve_device(device)
     with opened_data(task, data, check_model=model) as dataset:
         sweep = sweep_for(task, model, dataset, assignments)
-        splits = dataset.read("train"), dataset.read("valid")
-    with progress_bar(f"{task} {model} sweep", "trials") as update:
+        splits = dataset.split("train"), dataset.split("valid")
+        with progress_bar(f"{task} {model} sweep", "trials") as update:
 
-        def on_progress(p: Progress) -> None:
-            figures: dict[str, Any] = {"epoch": f"{p.epoch}/{p.epochs}"} if p.epoch else {}
-            if p.best is not None:
-                figures["best"] = f"{p.best:.2%}"
-            if p.diverged:
-                figures["diverged"] = p.diverged
-            part = round(p.epoch / (p.epochs + 1), 2)  # so that time left is known early
-            update(p.finished + part if part else p.finished, p.trials, **figures)
+            def on_progress(p: Progress) -> None:
+                figures: dict[str, Any] = {"epoch": f"{p.epoch}/{p.epochs}"} if p.epoch else {}
+                if p.best is not None:
+                    figures["best"] = f"{p.best:.2%}"
+                if p.diverged:
+                    figures["diverged"] = p.diverged
+                part = round(p.epoch / (p.epochs + 1), 2)  # so that time left is known early
+                update(p.finished + part if part else p.finished, p.trials, **figures)
 
-        study = run_sweep(
-            sweep,
-            *splits,
-            folder=studies_folder(out),
-            trials=trials,
-            timeout_s=timeout,
-            seed=seed,
-            device=chosen_device,
-            on_progress=on_progress,
-        )
+            study = run_sweep(
+                sweep,
+                *splits,
+                folder=studies_folder(out),
+                trials=trials,
+                timeout_s=timeout,
+                seed=seed,
+                device=chosen_device,
+                on_progress=on_progress,
+            )
     if study.finished < trials:
         note(f"time is up after {study.finished} of {trials} trials; the same command goes on")
     answer(as_json, study_facts(study), summary_text(study))

@@ -1,0 +1,122 @@
+"""The two layouts of a batch hold the same spikes, however they were made; memory is nobody else's."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snnbench.data_prep.batch import (
+    SharedMemory,
+    dense_batch,
+    dense_counts,
+    event_batch,
+    places_of_events,
+    sorted_events,
+)
+from snnbench.data_prep.binning import BinnedSpikes, bin_on_device
+from tests.test_binning import binned, make_binning, samples
+
+Spikes = list[list[tuple[int, int]]]
+
+
+def dense(spikes: BinnedSpikes, indices: list[int], n_channels: int = 11) -> np.ndarray:
+    """Counts, into memory that is not empty."""
+    out = np.full((10, len(indices), n_channels), np.nan, np.float32)
+    dense_batch(spikes, np.array(indices), out)
+    return out
+
+
+@given(samples, st.sampled_from([1, 2, 3, 5]), st.booleans())
+def test_dense_counts_equal_a_plain_loop(spikes: Spikes, per_channel: int, clip: bool):
+    n_channels = -(-11 // per_channel)
+    expected = np.zeros((10, len(spikes), n_channels))
+    for b, sample in enumerate(spikes):
+        for k, unit in sample:
+            expected[k, b, unit // per_channel] += 1
+    if clip:
+        expected = expected.clip(max=1)
+    found = dense(binned(spikes, per_channel, clip), list(range(len(spikes))), n_channels)
+    np.testing.assert_array_equal(found, expected)
+
+
+@given(samples, st.randoms())
+def test_samples_come_in_the_order_asked_for(spikes: Spikes, random):
+    order = random.choices(range(len(spikes)), k=7)  # some of them twice
+    everything = dense(binned(spikes), list(range(len(spikes))))
+    np.testing.assert_array_equal(dense(binned(spikes), order), everything[:, order])
+
+
+@given(samples, st.booleans(), st.randoms())
+def test_events_hold_the_spikes_of_the_dense_batch(spikes: Spikes, clip: bool, random):
+    order = random.choices(range(len(spikes)), k=4)
+    indptr, channels = event_batch(binned(spikes, 1, clip), np.array(order))
+    assert (indptr[0], indptr[-1], len(indptr)) == (0, len(channels), 4 * 10 + 1)
+    found = np.zeros((40, 11))
+    np.add.at(found, (np.repeat(np.arange(40), np.diff(indptr)), channels), 1)
+    expected = dense(binned(spikes, 1, clip), order)
+    np.testing.assert_array_equal(found.reshape(4, 10, 11).swapaxes(0, 1), expected)
+
+
+@given(samples, st.booleans(), st.randoms())
+def test_events_sent_to_a_device_become_the_dense_batch(spikes: Spikes, clip: bool, random):
+    order = random.choices(range(len(spikes)), k=4)
+    indptr, channels = map(torch.from_numpy, event_batch(binned(spikes, 1, clip), np.array(order)))
+    bins, numbers = places_of_events(indptr, 10)
+    found = dense_counts(bins, channels.long(), numbers, shape=(10, 4, 11), clip=False)
+    np.testing.assert_array_equal(found.numpy(), dense(binned(spikes, 1, clip), order))
+
+
+@given(samples, st.booleans(), st.randoms())
+def test_spikes_binned_on_a_device_give_the_same_batches(spikes: Spikes, clip: bool, random):
+    flat = [(i, k, unit) for i, sample in enumerate(spikes) for k, unit in sample]
+    columns = torch.tensor(random.sample(flat, len(flat)), dtype=torch.int64).view(-1, 3).T
+    binning = make_binning(0.01, 0.1, n_units=11, units_per_channel=2)
+    times_s = ((columns[1].double() + 0.5) * 0.01).float()
+    places = bin_on_device(times_s, columns[2], columns[0], binning)
+    everything = list(range(len(spikes)))
+    shape = (10, len(spikes), 6)
+    counts = dense_counts(*places, shape=shape, clip=clip).numpy()
+    np.testing.assert_array_equal(counts, dense(binned(spikes, 2, clip), everything, 6))
+    indptr, channels = sorted_events(*places, shape=shape, clip=clip)
+    expected = event_batch(binned(spikes, 2, clip), np.array(everything))
+    assert (indptr.dtype, channels.dtype) == (torch.int64, torch.uint16)
+    np.testing.assert_array_equal(indptr.numpy(), expected[0])
+    np.testing.assert_array_equal(channels.numpy(), expected[1])
+
+
+@pytest.mark.parametrize("view", [lambda t: t, lambda t: t[1:, :2], lambda t: t.detach().view(-1)])
+def test_memory_is_lent_again_when_the_last_view_is_gone(view):
+    memory = SharedMemory()
+    first = torch.from_numpy(memory.lend((4, 3, 2)))
+    place = first.data_ptr()
+    kept = view(first)
+    del first
+    second = torch.from_numpy(memory.lend((4, 3, 2)))
+    assert second.data_ptr() != place
+    del kept
+    assert torch.from_numpy(memory.lend((2, 3, 2))).data_ptr() == place
+
+
+def test_memory_is_not_lent_while_a_gradient_needs_it():
+    memory = SharedMemory()
+    spikes = torch.from_numpy(memory.lend((4, 2)))
+    place = spikes.data_ptr()
+    weight = torch.ones(2, 3, requires_grad=True)
+    output = spikes @ weight
+    del spikes
+    assert torch.from_numpy(memory.lend((4, 2))).data_ptr() != place
+    del output
+    gc.collect()
+    assert place in {torch.from_numpy(memory.lend((4, 2))).data_ptr() for _ in range(2)}
+
+
+def test_a_larger_batch_gets_more_memory():
+    memory = SharedMemory()
+    del_me = memory.lend((3,))
+    del del_me
+    assert memory.lend((5, 2)).shape == (5, 2)
