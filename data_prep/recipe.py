@@ -32,7 +32,8 @@ class SourceSpec(Spec):
     url: str = ""
     """The data set's page."""
     files: tuple[str, ...] = ()
-    """Names of published files, split by split, for `published-spikes`."""
+    """Names of the files, split by split: for `published-spikes`, and for `idx-images` (images and
+    labels to train on, images and labels to test on)."""
 
 
 class PackedFile(Spec):
@@ -71,6 +72,8 @@ class AudioSpec(Spec):
     sample_rate_hz: int = Field(default=48000, gt=0)
     resample: bool = False
     downmix: bool = False
+    silent: Literal["refuse", "no-spikes"] = _later("refuse")
+    """What a recording whose samples are all zero is: an error, or a sample without spikes."""
 
 
 class CochleaSpec(Spec):
@@ -80,7 +83,51 @@ class CochleaSpec(Spec):
     mode: Literal["fast", "exact"] = _later("fast")
     """fast: same statistics; exact: lauscher's arithmetic, spike for spike (see docs/cochlea.md)."""
     seed: int = Field(default=0, ge=0)
-    constants: dict[str, float | int | None] = Field(default_factory=dict)
+    constants: dict[str, float | int | str | None] = Field(default_factory=dict)
+
+
+class LatencySpec(Spec):
+    """Brightness as time (see data_prep/latency.py)."""
+
+    tau_s: float = Field(gt=0)
+    threshold: float = Field(ge=0, lt=1)
+    """Brightness, of 1, at and below which there is no spike."""
+
+
+class ThresholdCrossingSpec(Spec):
+    """Images as sequences of grey values (see data_prep/threshold_crossing.py)."""
+
+    dt_s: float = Field(gt=0)
+    """Width of a step."""
+    duplicate: bool
+    """Whether every spike comes twice, in two steps per pixel."""
+
+
+class SensorSpec(Spec):
+    """Size of an event camera in pixels (see data_prep/nmnist.py)."""
+
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+
+
+class PerClass(Spec):
+    """Samples of every class."""
+
+    train: int = Field(gt=0)
+    valid: int = Field(gt=0)
+    test: int = Field(gt=0)
+
+
+class RandmanSpec(Spec):
+    """Random manifolds (see data_prep/randman.py)."""
+
+    spectrum: Literal["article", "public-package"]
+    """article: k^-alpha, as printed. public-package: 1 / ((k + 1)^alpha + 1)."""
+    dimensions: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    """Smoothness."""
+    seed: int = Field(ge=0)
+    per_class: PerClass
 
 
 class SplitSpec(Spec):
@@ -103,6 +150,12 @@ class SplitSpec(Spec):
     """Rule `filename-hash`: shares of the range of the hash."""
     valid_last: int = _later(0)
     """Rule `published`: so many of the last training samples validate, where no group does."""
+    valid_list: str = _later("")
+    """Rule `filename-hash`: `test_list` and this one decide nothing; where they are there, they must
+    agree with the hash."""
+    duplicates: Literal["refuse", "drop"] = _later("refuse")
+    """Recordings with the same content: an error, or all but one of them are left out, one of test
+    rather than one of valid, one of valid rather than one of train."""
 
 
 _WORDS = {"title", "summary", "synthetic", "licence", "citation", "expected_samples", "download"}
@@ -126,6 +179,10 @@ class Recipe(Spec):
     source: SourceSpec
     audio: AudioSpec | None = None
     cochlea: CochleaSpec | None = None
+    latency: LatencySpec | None = _later(None)
+    threshold_crossing: ThresholdCrossingSpec | None = _later(None)
+    sensor: SensorSpec | None = _later(None)
+    randman: RandmanSpec | None = _later(None)
     split: SplitSpec
     expected_samples: dict[str, int] = Field(default_factory=dict)
     """Published numbers of samples per split."""
@@ -136,6 +193,29 @@ class Recipe(Spec):
         if len(self.classes) == 1:
             raise ValueError(
                 f"classes: one class, {self.classes[0]!r}, leaves nothing to tell apart"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_encoder(self) -> Self:
+        names = ("cochlea", "latency", "threshold_crossing", "sensor", "randman")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"[{'] and ['.join(given)}]: a recipe makes spikes in one way")
+        return self
+
+    @model_validator(mode="after")
+    def _units_fit(self) -> Self:
+        if self.sensor and self.n_units != 2 * self.sensor.width * self.sensor.height:
+            raise ValueError(
+                f"n_units: {self.n_units}, but a sensor of {self.sensor.width} x"
+                f" {self.sensor.height} pixels and two polarities has"
+                f" {2 * self.sensor.width * self.sensor.height}"
+            )
+        if self.threshold_crossing and (self.n_units < 3 or self.n_units % 2 == 0):
+            raise ValueError(
+                f"n_units: {self.n_units}, but threshold crossings need an odd number, as many on as"
+                " off and one for white"
             )
         return self
 
