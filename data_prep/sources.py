@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,10 @@ _AUDIO_SUFFIXES = {".flac", ".wav"}
 _DIGIT_NAME = re.compile(
     r"lang-(?P<language>english|german)_speaker-(?P<speaker>\d+)_trial-\d+_digit-(?P<digit>\d)"
 )
-
+# Free Spoken Digit Dataset: 7_jackson_32.wav
+_FSDD_NAME = re.compile(r"(?P<digit>\d)_(?P<speaker>[a-z]+)_(?P<take>\d+)")
+# Speech Commands: 004ae714_nohash_0.wav
+_COMMAND_NAME = re.compile(r"(?P<speaker>[0-9a-f]+)_nohash_\d+")
 
 NO_GROUPS = "all"
 """The one group of a data set that knows no speakers."""
@@ -37,6 +41,9 @@ class Recording(NamedTuple):
     """Number of the repetition, where the name says."""
     position: int = 0
     """Which sample of the file it is, where a file holds many."""
+    content_sha256: str = ""
+    """Hash of its content, where the reader knows better than the file: an IDX file is the same packed
+    and unpacked."""
 
 
 class Listing(NamedTuple):
@@ -57,38 +64,107 @@ def spoken_digits(folder: Path, recipe: Recipe) -> Listing:
     SnnbenchError
         No such folder, no audio in it, or a name that does not parse.
     """
-    if not folder.is_dir():
-        raise SnnbenchError(f"{folder}: no such source folder")
-    audio = folder / "audio" if (folder / "audio").is_dir() else folder
-    files = sorted(p for p in audio.iterdir() if p.suffix.lower() in _AUDIO_SUFFIXES)
-    if not files:
-        raise SnnbenchError(f"{audio}: no .flac or .wav files here")
+    example = "lang-german_speaker-02_trial-10_digit-5.flac"
     recordings = []
-    for path in files:
-        match = _DIGIT_NAME.fullmatch(path.stem)
-        if not match:
-            raise SnnbenchError(
-                f"{path}: the name does not parse; expected for example"
-                " lang-german_speaker-02_trial-10_digit-5.flac"
-            )
-        label = int(match["digit"]) + (10 if match["language"] == "german" else 0)
-        recordings.append(Recording(path, path.stem, label, match["speaker"]))
-    _refuse_double_names(recordings)
+    for path, said in _named_files(folder, "audio", _DIGIT_NAME, example):
+        label = int(said["digit"]) + (10 if said["language"] == "german" else 0)
+        recordings.append(Recording(path, path.stem, label, said["speaker"]))
+    refuse_double_names(recordings)
     return Listing(recordings, recipe.classes)
 
 
-def read_list(path: Path) -> list[str]:
-    """Source ids named in a list file: one file name a line, suffix and folder dropped."""
-    try:
-        lines = path.read_text("utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SnnbenchError(f"{path}: cannot read the list: {error}") from None
-    return [Path(line).stem for line in lines]
+def free_spoken_digits(folder: Path, recipe: Recipe) -> Listing:
+    """Recordings named as the Free Spoken Digit Dataset's are, in `folder` or its `recordings`.
+
+    The group is the speaker's name, the take the number of the repetition. Sorted by name.
+
+    Raises
+    ------
+    SnnbenchError
+        No such folder, no audio in it, or a name that does not parse.
+    """
+    recordings = [
+        Recording(path, path.stem, int(said["digit"]), said["speaker"], take=int(said["take"]))
+        for path, said in _named_files(folder, "recordings", _FSDD_NAME, "7_jackson_32.wav")
+    ]
+    refuse_double_names(recordings)
+    return Listing(recordings, recipe.classes)
 
 
-def _refuse_double_names(recordings: list[Recording]) -> None:
+def speech_commands(folder: Path, recipe: Recipe) -> Listing:
+    """Google's Speech Commands: a subfolder per word, files named `<speaker>_nohash_<n>.wav`.
+
+    The group is the speaker's hash, the source id word and name, such as `yes/004ae714_nohash_0`.
+    Folders that begin with an underscore (background noise) are no words. In the order of the
+    recipe's classes, sorted by name within each.
+
+    Raises
+    ------
+    SnnbenchError
+        No such folder, a subfolder that is no class of the recipe, or a name that does not parse.
+    """
+    words = {p.name for p in subfolders(folder) if not p.name.startswith("_")}
+    if not words & set(recipe.classes):
+        raise SnnbenchError(
+            f"{folder}: holds no folder of recordings; expected one per word:"
+            f" {recipe.classes[0]}, {recipe.classes[1]}, ..."
+        )
+    if other := sorted(words - set(recipe.classes)):
+        raise SnnbenchError(
+            f"{folder / other[0]}: is none of the {len(recipe.classes)} words; move it away, or take"
+            " the recipe audio-folder for words of your own"
+        )
+    recordings = []
+    for label, word in enumerate(recipe.classes):
+        if word in words:
+            example = "004ae714_nohash_0.wav"
+            for path, said in _named_files(folder / word, "", _COMMAND_NAME, example):
+                recordings.append(Recording(path, f"{word}/{path.stem}", label, said["speaker"]))
+    return Listing(recordings, recipe.classes)
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders in `folder` but hidden ones, sorted; SnnbenchError where there is no such folder."""
+    if not folder.is_dir():
+        raise SnnbenchError(f"{folder}: no such source folder")
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def refuse_double_names(recordings: list[Recording]) -> None:
+    """Raise SnnbenchError where two recordings have one source id."""
     seen: dict[str, Path | None] = {}
     for recording in recordings:
         if other := seen.get(recording.source_id):
             raise SnnbenchError(f"{recording.path}: same name as {other}; remove one of them")
         seen[recording.source_id] = recording.path
+
+
+def _named_files(
+    folder: Path, inner: str, pattern: re.Pattern[str], example: str
+) -> Iterator[tuple[Path, re.Match[str]]]:
+    """Sound files in `folder`, or in its subfolder `inner` where there is one, and what their names
+    say; sorted."""
+    if not folder.is_dir():
+        raise SnnbenchError(f"{folder}: no such source folder")
+    place = folder / inner if (folder / inner).is_dir() else folder
+    files = sorted(p for p in place.iterdir() if p.suffix.lower() in _AUDIO_SUFFIXES)
+    if not files:
+        raise SnnbenchError(f"{place}: no .flac or .wav files here")
+    for path in files:
+        match = pattern.fullmatch(path.stem)
+        if not match:
+            raise SnnbenchError(f"{path}: the name does not parse; expected for example {example}")
+        yield path, match
+
+
+def read_list(path: Path) -> list[str]:
+    """Source ids named in a list file: one file name a line, suffix and folder dropped."""
+    return [Path(line).stem for line in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a list file, without empty ones."""
+    try:
+        return path.read_text("utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SnnbenchError(f"{path}: cannot read the list: {error}") from None

@@ -328,7 +328,9 @@ def make_run_spec(
             raise unknown_name("key", key, by_root)
         by_root[root][key] = value
     tree = with_overrides({"task": task_spec.model_dump(mode="json")}, by_root["task"])
-    model_spec, train_spec = load_model(model).specs(task, {**by_root["model"], **by_root["train"]})
+    model_spec, train_spec = load_model(model).specs(
+        task_spec.name, {**by_root["model"], **by_root["train"]}
+    )
     return validated(
         RunSpec,
         {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import resource
@@ -12,10 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 import numpy as np
@@ -23,70 +20,13 @@ import pytest
 import soundfile
 import torch
 
-from snnbench.cli import COMMANDS, cli, main
+from snnbench.cli import COMMANDS, cli
 from snnbench.data_prep.store import SpikeDataset
-from tests.tiny_data import RATE_HZ, digit_name, vowel, write_dataset, write_digits
+from tests.commands import ROOT, many_digits, snnbench, start, strict_json, wait_for
+from tests.tiny_data import RATE_HZ, digit_name, write_dataset, write_digits
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ("model.hidden=[12]", "model.input_gain=12", "train.epochs=2")
 QUICK = ["--no-track", *(word for setting in SETTINGS for word in ("--set", setting))]
-
-
-class Answer(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-def snnbench(*arguments: object) -> Answer:
-    """Call the entry point in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.setattr(sys, "argv", ["snnbench", *map(str, arguments)])
-        with pytest.raises(SystemExit) as leaving:
-            main()
-    code = leaving.value.code or 0
-    assert isinstance(code, int)
-    assert "Traceback" not in err.getvalue()
-    return Answer(code, out.getvalue(), err.getvalue())
-
-
-def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-    """Start the command as a shell does: a process group of its own, which Ctrl-C reaches."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "snnbench", *map(str, arguments)],
-        **{
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            "text": True,
-            "cwd": ROOT,
-            "start_new_session": True,
-            **options,
-        },
-    )
-
-
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    """Return as soon as the condition holds; fail where the process ends before."""
-    while not condition():
-        if process.poll() is not None:
-            pytest.fail(f"ended too early: {process.communicate()}")
-        time.sleep(0.02)
-
-
-def strict_json(text: str) -> Any:
-    """JSON as other languages read it: NaN is none."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 class World(NamedTuple):
@@ -124,12 +64,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def convert_arguments(world: World, out: Path) -> list[object]:
     groups = ("--test-groups", "02", "--valid-groups", "01")
-    return ["data", "convert", "hd", "--source", world.sound, "--out", out, *groups]
+    # two of the twenty classes
+    return ["data", "convert", "hd", "--source", world.sound, "--out", out, *groups, "--partial"]
 
 
 JSON_COMMANDS: dict[str, Callable[[World, Path], list[object]]] = {
     "data list": lambda w, t: ["data", "list"],
     "data show": lambda w, t: ["data", "show", w.data],
+    "data show NAME": lambda w, t: ["data", "show", "gsc"],
     "data check": lambda w, t: ["data", "check", w.data],
     "data plot": lambda w, t: ["data", "plot", w.data, "--sample", "0", "--out", t / "a.svg"],
     "data export": lambda w, t: ["data", "export", w.data, "--out", t / "exported"],
@@ -172,8 +114,9 @@ def test_every_command_has_json() -> None:
     for path, command in leaf_commands():
         assert "--json" in {o for p in command.params for o in p.opts}, path
     told = {" ".join(path) for path, _ in leaf_commands()}
-    # these two make the synthetic speech, which takes minutes
-    assert told - set(JSON_COMMANDS) <= {"data get", "quickstart", "reproduce list"} | SWEEP
+    # `data cochlea` has tests of its own; quickstart makes the synthetic speech, which takes minutes
+    elsewhere = {"data cochlea", "data get", "quickstart", "reproduce list"} | SWEEP
+    assert told - set(JSON_COMMANDS) <= elsewhere
 
 
 SWEEP = {"sweep run", "sweep show", "sweep best", "reproduce run"}
@@ -298,10 +241,18 @@ def test_the_module_runs() -> None:
         ("data convert hdd --source .", "unknown data set 'hdd'"),
         ("data convert hd --out x.h5", "--source is missing"),
         ("data convert hd --source . --out .", "is a folder; name a file"),
+        ("data convert hd --source {sound} --name A/b", "use small letters"),
+        ("data convert hd --source {sound} --preset shdd", "did you mean shd"),
+        ("data convert mnist-latency --source {sound} --preset shd", "does not go through"),
+        (
+            "data convert hd --source {sound} --test-groups 01 --valid-groups 01",
+            "01 is both a test",
+        ),
+        ("data show hdd", "unknown data set 'hdd'; did you mean hd"),
         ("data plot {data} --sample 99 --out x.png", "has 20 samples, 0 to 19"),
         ("data plot {data} --split tset --out x.png", "unknown split 'tset'; did you mean test"),
         ("data plot {data}", "Missing option '--out'"),
-        ("data show", "Missing argument 'FILE'"),
+        ("data show", "Missing argument 'FILE|NAME'"),
         ("train hd ff-lif --seed -1", "--seed"),
         ("train hd ff-lif --data {data} --set trian.lr=1", "unknown key 'trian.lr'"),
         ("train hd ff-lif --data {data} --set train.lr=fast", "train.lr"),
@@ -311,7 +262,7 @@ def test_the_module_runs() -> None:
     ],
 )
 def test_wrong_usage_is_named_and_exits_2(world: World, arguments: str, message: str) -> None:
-    done = snnbench(*arguments.format(data=world.data, board=world.board).split())
+    done = snnbench(*arguments.format(**world._asdict()).split())
     assert done.code == 2, done
     assert message in done.err
     assert done.out == ""
@@ -322,7 +273,8 @@ def test_wrong_usage_is_named_and_exits_2(world: World, arguments: str, message:
     [
         ("data show none.h5", "none.h5: no such data file"),
         ("data check {run}/record.json", "not a readable HDF5 file"),
-        ("data get hd", "is not made on this machine"),
+        ("data get hd --offline", "nothing is fetched offline"),
+        ("data get audio-folder", "audio-folder has no download: get a folder of your own"),
         ("data convert hd --source none --out x.h5", "none: no such source folder"),
         ("data convert shd --source {sound} --out x.h5", "shd_train.h5: missing"),
         ("data convert hd --source {sound} --out {data}", "exists already; --force replaces it"),
@@ -419,21 +371,11 @@ def test_a_home_that_cannot_be_written_is_named(
 # --- stopped at any moment
 
 
-def many_digits(folder: Path) -> Path:
-    """Recordings for six shards, short ones."""
-    folder.mkdir()
-    for speaker in range(18):
-        for digit in range(10):
-            path = folder / f"{digit_name(speaker, digit)}.wav"
-            soundfile.write(path, vowel(speaker, digit, seconds=0.05), RATE_HZ, subtype="PCM_16")
-    return folder
-
-
 @pytest.mark.usefixtures("cochlea_tables")
 def test_a_conversion_survives_ctrl_c_and_kill(tmp_path: Path) -> None:
     source, out = many_digits(tmp_path / "sound"), tmp_path / "out.h5"
     parts = tmp_path / "out.h5.parts"
-    arguments = ["data", "convert", "hd", "--source", source, "--out", out]
+    arguments = ["data", "convert", "hd", "--partial", "--source", source, "--out", out]
 
     def shards() -> int:
         return len(list(parts.glob("*/shard-*.npz")))

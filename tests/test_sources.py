@@ -8,13 +8,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from snnbench.data_prep.audio_folder import labelled_audio
 from snnbench.data_prep.readers import READERS
 from snnbench.data_prep.recipe import load_recipe, recipe_names
-from snnbench.data_prep.sources import Recording, read_list, spoken_digits
+from snnbench.data_prep.sources import (
+    NO_GROUPS,
+    Recording,
+    free_spoken_digits,
+    read_list,
+    speech_commands,
+    spoken_digits,
+)
 from snnbench.errors import SnnbenchError
 from tests.tiny_data import digit_name
 
-HD = load_recipe("hd")
+HD, FSDD, GSC, OWN = map(load_recipe, ("hd", "fsdd", "gsc", "audio-folder"))
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -124,4 +132,147 @@ def test_a_list_holds_file_names(tmp_path: Path) -> None:
 def test_every_recipe_has_a_reader(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.source.kind in READERS or recipe.source.kind == "published-spikes"
-    assert len(recipe.source.files) == (2 if recipe.source.kind == "published-spikes" else 0)
+
+
+# --- Free Spoken Digits
+
+
+def test_spoken_digits_of_fsdd(tmp_path: Path) -> None:
+    paths = touch(tmp_path / "recordings", "7_jackson_32.wav", "0_yweweler_4.wav")
+    found = free_spoken_digits(tmp_path, FSDD)
+    assert found.classes[7] == "seven"
+    assert found.recordings == [
+        Recording(paths[1], "0_yweweler_4", 0, "yweweler", take=4),
+        Recording(paths[0], "7_jackson_32", 7, "jackson", take=32),
+    ]
+    assert free_spoken_digits(tmp_path / "recordings", FSDD) == found
+    touch(tmp_path / "recordings", "7_jackson.wav")
+    with pytest.raises(SnnbenchError, match=r"does not parse; expected .* 7_jackson_32\.wav"):
+        free_spoken_digits(tmp_path, FSDD)
+
+
+# --- Speech Commands
+
+
+def test_a_folder_per_word(tmp_path: Path) -> None:
+    [zero] = touch(tmp_path / "zero", "004ae714_nohash_1.wav")
+    [bed] = touch(tmp_path / "bed", "00f0204f_nohash_0.wav")
+    touch(tmp_path / "_background_noise_", "dude_miaowing.wav")
+    touch(tmp_path, "README.md", "validation_list.txt")
+    assert speech_commands(tmp_path, GSC).recordings == [
+        Recording(bed, "bed/00f0204f_nohash_0", 1, "00f0204f"),
+        Recording(zero, "zero/004ae714_nohash_1", 34, "004ae714"),
+    ]
+
+
+def test_the_words_are_those_of_the_data_set() -> None:
+    assert len(GSC.classes) == 35
+    assert list(GSC.classes) == sorted(GSC.classes)
+    assert sum(GSC.expected_samples.values()) == 105_829
+
+
+def test_other_words_and_names_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav")
+    with pytest.raises(SnnbenchError, match="holds no folder of recordings; expected one per word"):
+        speech_commands(tmp_path, GSC)
+    touch(tmp_path / "bed", "00f0204f_nohash_0.wav")
+    touch(tmp_path / "banana", "00f0204f_nohash_0.wav")
+    with pytest.raises(SnnbenchError, match="banana: is none of the 35 words"):
+        speech_commands(tmp_path, GSC)
+    (tmp_path / "banana").rename(tmp_path / "cat")
+    touch(tmp_path / "cat", "00f0204f.wav")
+    with pytest.raises(SnnbenchError, match=r"00f0204f\.wav: the name does not parse"):
+        speech_commands(tmp_path, GSC)
+    with pytest.raises(SnnbenchError, match="none: no such source folder"):
+        speech_commands(tmp_path / "none", GSC)
+
+
+# --- a folder of one's own
+
+
+def test_subfolders_are_classes(tmp_path: Path) -> None:
+    [b] = touch(tmp_path / "yes", "b.WAV")
+    touch(tmp_path / "no/anna", "1.flac")
+    [a] = touch(tmp_path / "no", "a.wav")
+    touch(tmp_path / ".git", "x.wav")
+    touch(tmp_path / "no", "notes.txt")
+    found = labelled_audio(tmp_path, OWN)
+    assert found.classes == ("no", "yes")
+    assert found.recordings == [
+        Recording(a, "no/a.wav", 0, NO_GROUPS),
+        Recording(tmp_path / "no/anna/1.flac", "no/anna/1.flac", 0, NO_GROUPS),
+        Recording(b, "yes/b.WAV", 1, NO_GROUPS),
+    ]
+
+
+def test_a_folder_that_does_not_work_out(tmp_path: Path) -> None:
+    def refused(message: str) -> None:
+        with pytest.raises(SnnbenchError, match=message):
+            labelled_audio(tmp_path, OWN)
+
+    refused("0 classes, at least two are needed; make a subfolder per class, or a table labels.csv")
+    touch(tmp_path / "yes", "b.wav")
+    refused("1 classes, at least two")
+    (tmp_path / "no").mkdir()
+    refused("no: a class without recordings")
+    touch(tmp_path / "no", "b.m4a")
+    refused(r"b\.m4a: cannot be read; convert it")
+    (tmp_path / "no/b.m4a").rename(tmp_path / "no/b.wav")
+    touch(tmp_path, "beside.wav")
+    refused(r"beside\.wav: lies in no class's subfolder")
+
+
+def write_table(folder: Path, text: str) -> Path:
+    touch(folder / "sounds", "a.wav", "b.wav", "c.wav")
+    path = folder / "labels.csv"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_a_table_says_label_group_and_split(tmp_path: Path) -> None:
+    write_table(
+        tmp_path,
+        "\ufeffpath, label ,group,split\r\n"
+        'sounds/b.wav,"yes, please",Ädna,test\r\n'
+        "sounds/./a.wav,no,bo,train\r\n",
+    )
+    found = labelled_audio(tmp_path, OWN)
+    assert found.classes == ("no", "yes, please")
+    sounds = tmp_path / "sounds"
+    assert found.recordings == [
+        Recording(sounds / "b.wav", "sounds/b.wav", 1, "Ädna", "test"),
+        Recording(sounds / "a.wav", "sounds/a.wav", 0, "bo", "train"),
+    ]
+    write_table(tmp_path, "label,path\nyes,sounds/a.wav\nno,sounds/b.wav\n")
+    plain = labelled_audio(tmp_path, OWN).recordings
+    assert {(r.group, r.split) for r in plain} == {(NO_GROUPS, "")}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("", "line 1: no column 'path' among none"),
+        ("path,class\n", "line 1: no column 'label' among path, class; needed are path, label"),
+        ("path,label,age\n", "line 1: unknown column 'age'; known are path, label, group, split"),
+        ("path,label,label\n", "line 1: column 'label' is there twice"),
+        ("path,label\nsounds/a.wav,\n", "line 2: the label of 'sounds/a.wav' is empty"),
+        ("path,label\nsounds/a.wav,x\nsounds/d.wav,y\n", r"line 3: .*sounds/d\.wav: no such"),
+        ("path,label\n,x\n", "line 2: .*: no such sound file"),
+        ("path,label\nsounds/a.wav,x\nsounds/a.wav,y\n", "line 3: sounds/a.wav is in line 2"),
+        ("path,label\nsounds/a.wav\n", "line 2: not 2 cells"),
+        ("path,label\nsounds/a.wav,x,y\n", "line 2: not 2 cells"),
+        ("path,label,split\nsounds/a.wav,x,dev\n", "line 2: split 'dev' is none of train, valid"),
+        (
+            "path,label,group\nsounds/a.wav,x,bo\nsounds/b.wav,y,\n",
+            "line 3: group is filled in some rows and not in others",
+        ),
+        ('path,label\nsounds/a.wav,"x\n', "cannot be read as a table"),
+    ],
+)
+def test_a_table_that_does_not_work_out_names_the_line(
+    tmp_path: Path, table: str, message: str
+) -> None:
+    path = write_table(tmp_path, table)
+    with pytest.raises(SnnbenchError, match=message) as caught:
+        labelled_audio(tmp_path, OWN)
+    assert str(caught.value).startswith(str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -56,28 +57,76 @@ def _drawn(text: Any) -> str:
 
 
 def note(text: str) -> None:
-    """A line for the person watching, on stderr."""
-    click.echo(text, err=True)
+    """A line for the person watching, on stderr, above a progress bar where there is one."""
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+    else:
+        click.echo(text, err=True)
 
 
 @contextmanager
-def progress_bar(description: str, unit: str) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; yields `update(done, total, **figures)`."""
+def progress_bar(
+    description: str, unit: str, *, scale: bool = False
+) -> Iterator[Callable[..., None]]:
+    """Progress on stderr: a bar in a terminal, a line every half minute in a log file.
+
+    Yields `update(done, total, stage=..., resumed=..., **figures)`. Another `stage` starts the bar
+    anew under that name. The `resumed` part of `done`, made by an earlier attempt, is not counted
+    into the speed. `scale` writes large numbers as k, M, G.
+    """
     from tqdm import tqdm
 
-    # into a log file a line every 30 s is enough
-    interval = 0.2 if sys.stderr.isatty() else 30
-    with tqdm(desc=description, unit=unit, mininterval=interval, dynamic_ncols=True) as bar:
+    in_terminal = sys.stderr.isatty()
+    layout = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+    with tqdm(
+        desc=description,
+        unit=unit if scale else f" {unit}",
+        unit_scale=scale,
+        mininterval=0.2 if in_terminal else 30,
+        smoothing=0,  # shards and files come in bursts: the mean says best how long it will take
+        delay=1e-9,  # nothing is shown before there is something to show
+        dynamic_ncols=True,
+        file=None if in_terminal else _Lines(),
+        bar_format=None if in_terminal else layout,
+    ) as bar:
 
-        def update(done: float, total: float | None = None, **figures: Any) -> None:
+        def update(
+            done: float,
+            total: float | None = None,
+            *,
+            stage: str = description,
+            resumed: float = 0,
+            **figures: Any,
+        ) -> None:
+            if bar.desc != stage:
+                bar.set_description_str(stage, refresh=False)
+                bar.initial = 0
+                bar.reset(total)
             if total is not None and bar.total != total:
                 bar.total = total
+            if resumed > bar.initial:
+                bar.initial = bar.n = bar.last_print_n = resumed
+                bar.start_t = bar.last_print_t = time.time()
             if figures:
                 bar.set_postfix(figures, refresh=False)
             bar.update(done - bar.n)
 
         yield update
-        bar.refresh()
+        if in_terminal:
+            bar.refresh()
+
+
+class _Lines:
+    """Stderr for a progress bar without a terminal: every refresh is a line of its own."""
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            click.echo(line, err=True)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def table(title: str | None, columns: list[str], rows: list[list[Any]]) -> Any:
@@ -87,7 +136,8 @@ def table(title: str | None, columns: list[str], rows: list[list[Any]]) -> Any:
     drawn = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for i, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
-        drawn.add_column(name, justify="right" if numeric else "left")
+        # the first column is what a row is called by: it is never cut
+        drawn.add_column(name, justify="right" if numeric else "left", no_wrap=i == 0)
     for row in rows:
         drawn.add_row(*("" if value is None else str(value) for value in row))
     return drawn

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from snnbench.cli.common import answer, json_option, table
+from snnbench.cli.cochlea import cochlea
+from snnbench.cli.common import answer, json_option, progress_bar, table
 from snnbench.cli.convert import convert, get
 from snnbench.errors import SnnbenchError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from snnbench.data_prep.recipe import Recipe
     from snnbench.data_prep.store import SpikeDataset
+
+_NAMES_SHOWN = 20
 
 
 @click.group("data")
@@ -29,6 +34,7 @@ def data_command() -> None:
 
 data_command.add_command(get)
 data_command.add_command(convert)
+data_command.add_command(cochlea)
 
 
 @data_command.command("list")
@@ -40,29 +46,22 @@ def list_(as_json: bool) -> None:
     Example: snnbench data list
     """
     from snnbench.data_prep.recipe import load_recipe, recipe_names
-    from snnbench.paths import dataset_path
 
-    rows = []
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        path = dataset_path(name)
-        rows.append(
-            {
-                "name": name,
-                "title": recipe.title,
-                "summary": recipe.summary,
-                "synthetic": recipe.synthetic,
-                "source": recipe.source.about,
-                "licence": recipe.licence,
-                "path": str(path) if path.is_file() else None,
-            }
-        )
-    text = table(
-        None,
-        ["name", "what", "source", "converted"],
-        [[r["name"], r["summary"], r["source"], r["path"] or "no"] for r in rows],
-    )
-    answer(as_json, rows, text)
+    rows = [recipe_facts(load_recipe(name)) for name in recipe_names()]
+    columns = ["name", "classes", "samples", "download", "licence", "here", "what"]
+    cells = [
+        [
+            r["name"],
+            r["n_classes"],
+            r["n_samples"],
+            size_text(r["download_bytes"]),
+            r["licence"].partition(" (")[0],
+            "yes" if r["path"] else "no",
+            r["title"],
+        ]
+        for r in rows
+    ]
+    answer(as_json, rows, table(None, columns, cells))
 
 
 @data_command.command("check")
@@ -77,7 +76,8 @@ def check(file: Path, as_json: bool) -> None:
     from snnbench.data_prep.store import SpikeDataset
 
     with SpikeDataset.open(file) as dataset:
-        dataset.check()
+        with progress_bar("checking", "spikes", scale=True) as update:
+            dataset.check(update)
         facts = describe(dataset)
     lines = [
         f"{file}: whole",
@@ -89,15 +89,25 @@ def check(file: Path, as_json: bool) -> None:
 
 
 @data_command.command("show")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("what", metavar="FILE|NAME", type=click.Path(path_type=Path))
 @json_option
-def show(file: Path, as_json: bool) -> None:
-    """Counts, splits, speakers, and how FILE was made.
+def show(what: Path, as_json: bool) -> None:
+    """Counts, splits, speakers, and how FILE was made; or the card of the data set NAME.
 
     \b
-    Example: snnbench data show hd.h5
+    Example: snnbench data show hd
     """
-    show_file(file, as_json)
+    from snnbench.data_prep.recipe import load_recipe, recipe_names
+
+    name = str(what)
+    if what.is_file() and what.suffix != ".toml":
+        show_file(what, as_json)
+    elif name in recipe_names() or what.suffix == ".toml":
+        show_recipe(load_recipe(name), as_json)
+    elif what.suffix or len(what.parts) > 1:
+        raise SnnbenchError(f"{what}: no such data file")
+    else:
+        raise unknown_name("data set", name, recipe_names())
 
 
 @data_command.command("plot")
@@ -138,21 +148,35 @@ def plot(
 
 @data_command.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--layout", type=click.Choice(["shd"]), default="shd", show_default=True)
+@click.option("--layout", type=click.Choice(["shd", "npz"]), default="shd", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write into.")
+@click.option("--name", help="Beginning of the files' names; default: the data set's name.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
 @json_option
-def export(file: Path, layout: str, out: Path, as_json: bool) -> None:
-    """Write the published SHD layout, one file per split, for other toolkits.
+def export(
+    file: Path, layout: str, out: Path, name: str | None, force: bool, as_json: bool
+) -> None:
+    """Write FILE for other toolkits, one file per split.
 
     \b
-    Example: snnbench data export hd.h5 --layout shd --out exported
+    shd   the published layout of SHD and SSC (HDF5, times as float16), read by the
+          SpyTorch tutorial and, where --name is shd and the folder is called SHD, by
+          tonic.datasets.SHD(save_to=...) given the folder above it
+    npz   flat NumPy arrays: times, units, offsets, labels, groups and the header
+
+    \b
+    Example: snnbench data export hd.h5 --layout shd --name shd --out exported/SHD
     """
-    from snnbench.data_prep.export import export_published
+    from snnbench.data_prep.export import LAYOUTS
     from snnbench.data_prep.store import SpikeDataset
 
     with SpikeDataset.open(file) as dataset:
-        files = export_published(dataset, out)
-    answer(as_json, {"files": [str(f) for f in files]}, "\n".join(str(f) for f in files))
+        files = LAYOUTS[layout](dataset, out, name=name, force=force)
+    answer(
+        as_json,
+        {"layout": layout, "files": [str(f) for f in files]},
+        "\n".join(str(f) for f in files),
+    )
 
 
 def raster_of(
@@ -160,17 +184,22 @@ def raster_of(
 ) -> tuple[Figure, dict[str, Any]]:
     """Picture of one sample's spikes, above them the sound if its folder is given, and its facts."""
     from snnbench import plots
+    from snnbench.data_prep.sources import NO_GROUPS
 
     part, header = dataset.read(split, index, index + 1), dataset.header
     times, units = part.sample(0)
     label, speaker = header.classes[part.labels[0]], header.groups[part.groups[0]]
+    whose = f", {'voice' if header.synthetic else 'speaker'} {speaker}"
+    if speaker == NO_GROUPS:
+        whose = ""
     sound, rate = find_sound(source, part.source_ids[0]) if source else (None, None)
     figure = plots.audio_raster(
         times,
         units,
         n_units=header.n_units,
         duration_s=max(float(times.max(initial=0.0)), 0.1),
-        title=f"“{label}”, {'voice' if header.synthetic else 'speaker'} {speaker}",
+        cochlea=bool(json.loads(header.recipe).get("cochlea")) or sound is not None,
+        title=f"“{label}”{whose}",
         waveform=sound,
         sample_rate_hz=rate,
         note="synthetic speech" if header.synthetic else "",
@@ -206,6 +235,75 @@ def describe(dataset: SpikeDataset) -> dict[str, Any]:
     }
 
 
+def recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says, and whether the data set is converted here."""
+    from snnbench.paths import dataset_path
+
+    path = dataset_path(recipe.name)
+    files = recipe.download.files if recipe.download else ()
+    sizes = [wanted.packed[0].size_bytes for wanted in files]
+    return {
+        "name": recipe.name,
+        "title": recipe.title,
+        "summary": recipe.summary,
+        "synthetic": recipe.synthetic,
+        "classes": list(recipe.classes),
+        "n_classes": len(recipe.classes) or None,
+        "n_units": recipe.n_units,
+        "duration_s": recipe.duration_s,
+        "n_samples": sum(recipe.expected_samples.values()) or None,
+        "samples": dict(recipe.expected_samples),
+        "source": recipe.source.about,
+        "url": recipe.source.url,
+        "download_bytes": None if None in sizes or not sizes else sum(filter(None, sizes)),
+        "split": recipe.split.model_dump(mode="json", exclude_defaults=True),
+        "licence": recipe.licence,
+        "citation": recipe.citation,
+        "path": str(path) if path.is_file() else None,
+    }
+
+
+def show_recipe(recipe: Recipe, as_json: bool) -> None:
+    """The card of a data set, where it has one, and what its recipe says."""
+    from importlib import resources
+
+    from rich.console import Group
+    from rich.markdown import Markdown
+
+    card = resources.files("snnbench.data_prep").joinpath("cards", f"{recipe.name}.md")
+    text = card.read_text("utf-8") if card.is_file() else f"# {recipe.title}\n\n{recipe.summary}"
+    facts = recipe_facts(recipe)
+    shown = {
+        "classes": shortened(facts["classes"]) or "as the source has them",
+        "samples": ", ".join(f"{n} {split}" for split, n in facts["samples"].items()),
+        "units": f"{facts['n_units']}, usual length {facts['duration_s']} s",
+        "source": f"{facts['source']}\n{facts['url']}".strip(),
+        "download": size_text(facts["download_bytes"]),
+        "split": ", ".join(f"{k} = {shortened(v)}" for k, v in facts["split"].items()),
+        "licence": facts["licence"],
+        "citation": facts["citation"],
+        "converted": facts["path"] or "not yet",
+    }
+    rows = [[name, value] for name, value in shown.items() if value]
+    drawn = Markdown(text) if sys.stdout.isatty() else text
+    answer(as_json, {**facts, "card": text}, Group(drawn, "", table(None, ["", ""], rows)))
+
+
+def shortened(names: Any) -> str:
+    """Names in a row; of many only the first."""
+    if not isinstance(names, list):
+        return str(names)
+    more = f" ... ({len(names)})" if len(names) > _NAMES_SHOWN else ""
+    return " ".join(str(name) for name in names[:_NAMES_SHOWN]) + more
+
+
+def size_text(n_bytes: int | None) -> str:
+    """A size for people, "" where it is not known."""
+    if n_bytes is None:
+        return ""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+
+
 def show_file(path: Path, as_json: bool) -> None:
     from rich.console import Group
 
@@ -219,7 +317,7 @@ def show_file(path: Path, as_json: bool) -> None:
             s["samples"],
             s["spikes"],
             round(s["spikes"] / max(1, s["samples"])),
-            " ".join(s["groups"]),
+            shortened(s["groups"]),
         ]
         for split, s in facts["splits"].items()
     ]
@@ -246,8 +344,8 @@ def find_sound(folder: Path, source_id: str) -> tuple[Any, int]:
     """Waveform and rate of a recording in a source folder."""
     from snnbench.data_prep.audio import load_audio
 
-    for place in (folder / "audio", folder):
-        for suffix in (".flac", ".wav"):
+    for place in (folder / "audio", folder / "recordings", folder):
+        for suffix in ("", ".flac", ".wav"):
             if (path := place / (source_id + suffix)).is_file():
-                return load_audio(path, sample_rate_hz=None)
+                return load_audio(path, sample_rate_hz=None, downmix=True)
     raise SnnbenchError(f"{folder}: no sound file for {source_id} in it")
