@@ -11,8 +11,8 @@ published SHD files that tonic reads. Then whole epochs of shuffled batches are 
     ours, cold     file to batches: opening, reading, binning, and the first epoch
     ours, warm     every later epoch
 
-Ratios are to tonic's usual path with the better number of workers; figures are medians over the rounds.
-One thread each, worker processes apart. Ours gives float32 of shape (time, batch, channel), tonic
+The first ratio is to tonic's usual path in one process, as ours is one; the second to the same with two
+worker processes beside it. Figures are medians over the rounds. One thread each, worker processes apart. Ours gives float32 of shape (time, batch, channel), tonic
 integers of shape (batch, time, 1, channel), which a network would have to convert yet.
 
 tonic is used with `time_window`. Its `n_time_bins` divides each recording by its own length into that
@@ -49,17 +49,22 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         figures = measure(Path(name), options)
-    usual = max(
-        rate for path, rate in figures.items() if path.startswith("tonic,") and "cached" not in path
-    )
-    rows = [{"path": p, "samples_per_s": r, "ratio": r / usual} for p, r in figures.items()]
+    one, two = (figures[f"tonic, {n} workers"] for n in (0, 2))
+    rows = [
+        {"path": p, "samples_per_s": r, "ratio": r / one, "ratio_to_2_workers": r / two}
+        for p, r in figures.items()
+    ]
     if options.json:
         print(json.dumps({**vars(options), "rows": rows}))
         return
     print(f"{options.samples} samples of {N_SPIKES} spikes, {N_UNITS} units, batches of {BATCH},")
     print(f"{options.bins} bins of {options.bin_ms:g} ms; medians of {options.rounds} rounds")
+    print(f"{'':48}  to 0 workers  to 2 workers")
     for row in rows:
-        print(f"{row['path']:28}{row['samples_per_s']:10.0f} samples/s{row['ratio']:8.1f} x")
+        print(
+            f"{row['path']:28}{row['samples_per_s']:10.0f} samples/s{row['ratio']:12.1f} x"
+            f"{row['ratio_to_2_workers']:12.1f} x"
+        )
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:

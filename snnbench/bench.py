@@ -203,7 +203,7 @@ def draw_pictures(
 
     task = record.spec.task
     title = f"{record.spec.model.name} on {task.name}, seed {record.spec.seed}"
-    note = "synthetic speech" if task.synthetic else ""
+    note = "synthetic data" if task.synthetic else ""
     figures = {}
     if (folder / HISTORY_FILE).is_file():
         history = read_history(folder / HISTORY_FILE)

@@ -52,7 +52,7 @@ def get(
     \b
     Example: snnbench data get digits-synthetic
     """
-    from snnbench.cli.data import show_file
+    from snnbench.cli.show import show_file
     from snnbench.data_prep.only_writer import clear_finished_parts
     from snnbench.data_prep.readers import GENERATED
     from snnbench.data_prep.recipe import load_recipe
@@ -110,7 +110,7 @@ def convert(
     \b
     Example: snnbench data convert audio-folder --source words --name words --out words.h5
     """
-    from snnbench.cli.data import show_file
+    from snnbench.cli.show import show_file
     from snnbench.data_prep.only_writer import clear_finished_parts
     from snnbench.data_prep.readers import GENERATED
     from snnbench.data_prep.recipe import load_recipe

@@ -370,7 +370,7 @@ def bench_text(records: list[RunRecord], folders: list[Path]) -> Any:
     facts = summary_facts(records)["accuracy"]
     spread = "" if facts["sd"] is None else f" ± {facts['sd']:.2%} (sd over seeds)"
     spec = records[0].spec
-    synthetic = ", synthetic speech" if spec.task.synthetic else ""
+    synthetic = ", synthetic data" if spec.task.synthetic else ""
     head = f"{spec.model.name} on {spec.task.name}{synthetic}, protocol class {spec.task.protocol}"
     tail = [
         f"test accuracy {facts['mean']:.2%}{spread}, {len(records)} seeds",
