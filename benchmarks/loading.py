@@ -12,8 +12,9 @@ published SHD files that tonic reads. Then whole epochs of shuffled batches are 
     ours, warm     every later epoch
 
 The first ratio is to tonic's usual path in one process, as ours is one; the second to the same with two
-worker processes beside it. Figures are medians over the rounds. One thread each, worker processes apart. Ours gives float32 of shape (time, batch, channel), tonic
-integers of shape (batch, time, 1, channel), which a network would have to convert yet.
+worker processes beside it. Figures are medians over the rounds. One thread each, worker processes apart.
+Ours gives float32 of shape (time, batch, channel), tonic integers of shape (batch, time, 1, channel),
+which a network would have to convert yet.
 
 tonic is used with `time_window`. Its `n_time_bins` divides each recording by its own length into that
 many bins: a bin then is another time in every recording, which is another task.

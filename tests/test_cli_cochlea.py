@@ -89,6 +89,21 @@ def test_exact_mode_takes_numpys_seed(word, tmp_path):
         np.testing.assert_array_equal(stored["times"], spikes.times)
 
 
+def test_constants_are_set_and_written(word, tmp_path):
+    out = tmp_path / "clean"
+    run(word, "--out", out, *SMALL, "--set", "decimate=clean", "--set", "hair_cell.loss_per_s=3000")
+    changes = {"n_channels": 32, "decimate": "clean", "hair_cell.loss_per_s": 3000}
+    sound, rate_hz = soundfile.read(word)
+    expected = cochlea_spikes(
+        sound, rate_hz, parameters=preset_parameters("shd", changes), seed=0, key=None
+    )
+    with np.load(out / "spikes.npz") as stored:
+        parameters = json.loads(str(stored["parameters"]))
+        assert parameters["decimate"] == "clean"
+        assert parameters["hair_cell"]["loss_per_s"] == 3000
+        np.testing.assert_array_equal(stored["units"], expected.units)
+
+
 def test_other_rates_and_stereo_are_brought_over_and_told(tmp_path):
     path = tmp_path / "stereo.flac"
     soundfile.write(path, np.stack([vowel(0.1, 22050)] * 2, axis=1), 22050)
