@@ -10,7 +10,6 @@ mirrors.py tries addresses, transfer.py speaks to one server, archives.py unpack
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -216,12 +215,15 @@ def _tally(folder: Path) -> dict[str, int]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process fetches into the folder; the lock ends with the process."""
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.warning("%s: another process is fetching these files; waiting for it", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    import filelock
+
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        held = lock.acquire(blocking=False)
+    except filelock.Timeout:
+        _log.warning("%s: another process is fetching these files; waiting for it", folder)
+        held = lock.acquire()
+    with held:
         yield
 
 
