@@ -50,7 +50,7 @@ class EventBatch(NamedTuple):
     n_channels: int
 
 
-class SharedMemory:
+class ReusedMemory:
     """Memory for tensors on the CPU that is used again as soon as nobody holds the tensor before.
 
     A fresh dense batch costs as much time for its pages as for its counts. Whoever keeps a batch, or a

@@ -68,6 +68,10 @@ class CochleaParameters(BaseModel):
     decimate: Decimation = Field(default="fold", exclude_if=lambda value: value == "fold")
     """How the membrane's velocity comes to half the sound's rate (see `cochlea_filterbank`)."""
 
+    def dead_steps(self, rate_hz: int) -> int:
+        """Shortest distance of two spikes of a fibre in steps of 1 / `rate_hz`, at least 1."""
+        return max(1, math.ceil(self.fibre_dead_time_s * rate_hz))
+
 
 PRESETS = {
     "shd": CochleaParameters(ramp_s=0.03),
@@ -239,7 +243,7 @@ def _fibres(
 ) -> Callable[[int, Any], None]:
     """The function that turns the probabilities of a block (first channel, rows) into fibre counts."""
     n_channels, n_fibres = parameters.n_channels, parameters.n_fibres
-    dead_steps = math.ceil(parameters.fibre_dead_time_s * rate_hz)
+    dead_steps = parameters.dead_steps(rate_hz)
     if mode == "fast":
         streams = random_streams(seed, key, n_channels + -n_channels % CHANNELS_AT_ONCE)
 

@@ -97,7 +97,7 @@ def rate_level(
     onset, adapted, bushy = np.concatenate(rates, axis=1)[:, : len(levels)]
     _, cleft, _ = hair_cell.rest_state(parameters.hair_cell)
     p = cleft * parameters.hair_cell.firing_per_s / rate_hz
-    at_rest = p * rate_hz / (1 + (_dead_steps(parameters, rate_hz) - 1) * p)
+    at_rest = p * rate_hz / (1 + (parameters.dead_steps(rate_hz) - 1) * p)
     return RateLevel(tone_hz, at_rest, levels, onset, adapted, bushy)
 
 
@@ -119,7 +119,7 @@ def _rates(
     """Rates of shape (3, CHANNELS_AT_ONCE) for a block of levels side by side."""
     probability = velocity.astype(np.float32)
     hair_cell.spike_probability(probability, 1 / rate_hz, parameters.hair_cell)
-    n_fibres, dead_steps = parameters.n_fibres, _dead_steps(parameters, rate_hz)
+    n_fibres, dead_steps = parameters.n_fibres, parameters.dead_steps(rate_hz)
     onset, late = round(_ONSET_S * rate_hz), round(_ADAPTED_AFTER_S * rate_hz)
     spikes = np.zeros((3, CHANNELS_AT_ONCE))
     for repeat in range(_REPEATS):
@@ -132,7 +132,3 @@ def _rates(
         spikes[2] += np.bincount(lanes[steps >= late], minlength=CHANNELS_AT_ONCE)
     counted_steps = np.array([onset, len(probability) - late, len(probability) - late])
     return spikes * (rate_hz / _REPEATS) / counted_steps[:, None]
-
-
-def _dead_steps(parameters: CochleaParameters, rate_hz: int) -> int:
-    return max(1, math.ceil(parameters.fibre_dead_time_s * rate_hz))

@@ -14,22 +14,24 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from snnbench.data_prep.encoders import Encoder, encoder_of
+from snnbench.data_prep.encoders import encoder_of
+from snnbench.data_prep.encoding import Encoder
 from snnbench.data_prep.only_writer import only_writer, parts_folder
 from snnbench.data_prep.readers import READERS
 from snnbench.data_prep.recipe import Recipe, SplitSpec, sha256_text
 from snnbench.data_prep.shards import Job, Progress, Summary, make_shards, read_shard
 from snnbench.data_prep.sources import Recording
+from snnbench.data_prep.spikes import Sample
 from snnbench.data_prep.split import (
     assign_splits,
     check_classes,
-    check_counts,
+    missing_recordings,
     refuse_duplicates,
     resolved_rule,
     without_duplicates,
 )
-from snnbench.data_prep.store import SPLITS, Header, Sample, create
-from snnbench.errors import SnnbenchError
+from snnbench.data_prep.store import SPLITS, Header, create
+from snnbench.errors import SnnbenchError, unknown_name
 from snnbench.paths import file_sha256
 
 
@@ -69,12 +71,18 @@ def convert(
     tell = tell or (lambda text: None)
     encoder = encoder_of(recipe)
     folder = source or Path()
+    if recipe.source.kind not in READERS:
+        raise unknown_name(
+            f"source.kind in recipe {recipe.name}:",
+            recipe.source.kind,
+            [*READERS, "published-spikes"],
+        )
     recordings, classes = READERS[recipe.source.kind](folder, recipe)
     rule = resolved_rule(recipe.split, test_groups, valid_groups, recordings)
     if partial:
         rule = _share_of_valid(rule, recordings, recipe)
     splits = assign_splits(recordings, rule, folder=folder, partial=partial)
-    if missing := check_counts(recipe, splits, partial=partial):
+    if missing := missing_recordings(recipe, splits, partial=partial):
         tell(missing)
     with only_writer(out):
         hashes = _source_hashes(recordings, hashing)
@@ -105,7 +113,7 @@ def _share_of_valid(rule: SplitSpec, recordings: Sequence[Recording], recipe: Re
     """The rule with `valid_last` in proportion to the training recordings that are there."""
     expected = sum(recipe.expected_samples.get(split, 0) for split in ("train", "valid"))
     found = sum(r.split == "train" for r in recordings)
-    if not rule.valid_last or not found < expected:
+    if not rule.valid_last or found >= expected:
         return rule
     return rule.model_copy(update={"valid_last": max(1, rule.valid_last * found // expected)})
 
@@ -122,6 +130,8 @@ def _source_hashes(
         if hashing:
             hashing(n_done, len(known))
         of_file[path] = digest or (file_sha256(path) if path else "")
+    if hashing:
+        hashing(len(known), len(known))
     return {
         r.source_id: sha256_text(f"{of_file[r.path]} {r.position}")
         if r.path and n_in_file[r.path] > 1

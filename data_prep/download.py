@@ -96,12 +96,6 @@ def fetch(
     return only if len(spec.files) == 1 and only.is_dir() else folder
 
 
-def published_hash(recipe: Recipe, name: str) -> str:
-    """Hash of the source file `name` as published (`md5:...`), "" where it is not known."""
-    files = recipe.download.files if recipe.download else ()
-    return next((wanted.hash for wanted in files if wanted.target == name), "")
-
-
 def hash_like(path: Path, known: str) -> str:
     """Hash of a file, of the kind of `known` (`md5:...` or `sha256:...`)."""
     kind = known.partition(":")[0]

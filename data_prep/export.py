@@ -14,7 +14,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from snnbench.data_prep.store import SpikeDataset, whole_hdf5
+from snnbench.data_prep.hdf5 import whole_hdf5
+from snnbench.data_prep.store import SpikeDataset
 from snnbench.errors import SnnbenchError, UsageError
 from snnbench.paths import whole_file, write_bytes
 

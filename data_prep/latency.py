@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from snnbench.data_prep.encoders import Encoded
+from snnbench.data_prep.encoding import Encoded, Encoder
 from snnbench.data_prep.idx import read_image
 from snnbench.data_prep.recipe import LatencySpec
 from snnbench.data_prep.sources import Recording
@@ -36,7 +36,7 @@ def latency_s(brightness: float, *, tau_s: float, threshold: float) -> float:
 
 
 @dataclass(frozen=True)
-class LatencyEncoder:
+class LatencyEncoder(Encoder):
     """Image -> at most one spike per pixel; the unit is the pixel's number, row by row."""
 
     spec: LatencySpec
@@ -48,9 +48,6 @@ class LatencyEncoder:
     def constants(self) -> dict[str, Any]:
         """The version of the arithmetic; all else stands in the recipe."""
         return {"algorithm": "latency/1"}
-
-    def prepare(self) -> None:
-        """Nothing to do."""
 
     def __call__(self, recording: Recording) -> Encoded:
         """The spikes of one image, sorted by time, then unit."""

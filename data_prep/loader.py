@@ -19,7 +19,7 @@ from snnbench.data_prep.augment import Events, augment
 from snnbench.data_prep.batch import (
     Batch,
     EventBatch,
-    SharedMemory,
+    ReusedMemory,
     dense_batch,
     dense_counts,
     event_batch,
@@ -140,7 +140,7 @@ class _Binned:
         n = len(split)
         self._binning = binning
         self._device = device
-        self._memory = SharedMemory()
+        self._memory = ReusedMemory()
         arrays = make_arrays(
             {
                 "channels": ((split.n_spikes,), np.uint16),

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from snnbench.data_prep.encoders import Encoded
+from snnbench.data_prep.encoding import Encoded, Encoder
 from snnbench.data_prep.recipe import Recipe, SensorSpec
 from snnbench.data_prep.sources import NO_GROUPS, Listing, Recording
 from snnbench.errors import SnnbenchError
@@ -32,7 +32,7 @@ _OVERFLOW_US = 1 << 13
 
 
 @dataclass(frozen=True)
-class EventFileEncoder:
+class EventFileEncoder(Encoder):
     """Events -> spikes: nothing is added, dropped or moved."""
 
     sensor: SensorSpec
@@ -43,9 +43,6 @@ class EventFileEncoder:
     def constants(self) -> dict[str, Any]:
         """The version of the reading; all else stands in the recipe."""
         return {"algorithm": "address-events/1"}
-
-    def prepare(self) -> None:
-        """Nothing to do."""
 
     def __call__(self, recording: Recording) -> Encoded:
         """The events of one file, in the order of the file."""

@@ -26,9 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnbench.data_prep.archives import unpack
-from snnbench.data_prep.download import hash_like, published_hash
+from snnbench.data_prep.download import hash_like
 from snnbench.data_prep.recipe import Recipe, SplitSpec
-from snnbench.data_prep.store import Header, Sample, create
+from snnbench.data_prep.spikes import Sample
+from snnbench.data_prep.store import Header, create
 from snnbench.errors import SnnbenchError, unknown_name
 from snnbench.paths import file_sha256
 
@@ -211,7 +212,7 @@ def _require_counts(recipe: Recipe, source: Path, parts: Sequence[_Part]) -> Non
 
 def _require_hashes(recipe: Recipe, parts: Sequence[_Part]) -> None:
     for part in parts:
-        known = published_hash(recipe, part.path.name)
+        known = recipe.published_hash(part.path.name)
         if known and (found := hash_like(part.path, known)) != known:
             raise SnnbenchError(
                 f"{part.path}: its checksum is {found}, that of the published file {known};"

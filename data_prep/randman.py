@@ -29,7 +29,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from snnbench.data_prep.encoders import Encoded
+from snnbench.data_prep.encoding import Encoded, Encoder
 from snnbench.data_prep.recipe import RandmanSpec, Recipe
 from snnbench.data_prep.sources import NO_GROUPS, Listing, Recording
 from snnbench.errors import UsageError
@@ -49,7 +49,7 @@ class Manifold(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RandmanEncoder:
+class RandmanEncoder(Encoder):
     """Samples of random manifolds; nothing is read."""
 
     spec: RandmanSpec
@@ -62,9 +62,6 @@ class RandmanEncoder:
     def constants(self) -> dict[str, Any]:
         """The version of the arithmetic, and where the spectrum ends."""
         return {"algorithm": "randman/1", "precision": PRECISION, "max_harmonics": MAX_HARMONICS}
-
-    def prepare(self) -> None:
-        """Nothing to do."""
 
     def __call__(self, recording: Recording) -> Encoded:
         """One spike per unit, sorted by time, then unit."""

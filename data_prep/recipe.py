@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -22,8 +23,12 @@ def _later(default: Any) -> Any:
     return Field(default=default, exclude_if=lambda value: value == default)
 
 
+Hash = Annotated[str, Field(pattern=r"^(|md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
+"""`md5:...` or `sha256:...`, pooch's form, or nothing where it is not known."""
+
+
 class SourceSpec(Spec):
-    """Where the recordings come from and how their names are read (see data_prep/sources.py)."""
+    """Where the recordings come from and how their names are read (see data_prep/readers.py)."""
 
     kind: str
     """A key of `readers.READERS`, or `published-spikes` (data_prep/published.py)."""
@@ -41,16 +46,16 @@ class PackedFile(Spec):
 
     name: str
     """Its address below a mirror's."""
-    hash: str = ""
-    """`md5:...` or `sha256:...`; without one the mirror's `hash_list` is asked."""
+    hash: Hash = ""
+    """Without one the mirror's `hash_list` is asked."""
     size_bytes: int | None = Field(default=None, gt=0)
 
 
 class Download(Spec):
     """A file or folder that a source folder needs, and the files it may be unpacked from."""
 
-    target: str
-    hash: str = ""
+    target: str = Field(pattern=r"^[^./\\][^/\\]*$")
+    hash: Hash = ""
     """Hash of the target, where it is a file and its hash is known."""
     packed: tuple[PackedFile, ...] = Field(min_length=1)
     """Alternatives; the first that can be had is taken."""
@@ -165,7 +170,8 @@ _WORDS = {"title", "summary", "synthetic", "licence", "citation", "expected_samp
 class Recipe(Spec):
     """One data set."""
 
-    name: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    """Also that of its files, so small letters, digits and . _ - only."""
     title: str
     summary: str
     synthetic: bool = False
@@ -173,7 +179,8 @@ class Recipe(Spec):
     citation: str
     classes: tuple[str, ...] = ()
     """Empty where the source folder says what there is."""
-    n_units: int = Field(gt=0)
+    n_units: int = Field(gt=0, le=2**16)
+    """Units are stored in 16 bits."""
     duration_s: float = Field(gt=0)
     """What a task usually cuts or pads to; the file keeps every spike."""
     source: SourceSpec
@@ -194,6 +201,8 @@ class Recipe(Spec):
             raise ValueError(
                 f"classes: one class, {self.classes[0]!r}, leaves nothing to tell apart"
             )
+        if twice := [name for name, n in Counter(self.classes).items() if n > 1]:
+            raise ValueError(f"classes: {twice[0]!r} is there twice")
         return self
 
     @model_validator(mode="after")
@@ -219,15 +228,20 @@ class Recipe(Spec):
             )
         return self
 
+    def published_hash(self, name: str) -> str:
+        """Hash of the source file `name`, unpacked, as published; "" where it is not known."""
+        files = self.download.files if self.download else ()
+        return next((wanted.hash for wanted in files if wanted.target == name), "")
+
     def processing_json(self, constants: dict[str, Any]) -> str:
         """Canonical JSON of what decides the spikes and the split.
 
-        `constants` are the encoder's resolved values and version (see data_prep/encoders.py), so that
+        `constants` are the encoder's resolved values and version (see data_prep/encoding.py), so that
         a changed default or algorithm changes the digest.
         """
         kept = self.model_dump(mode="json", exclude=_WORDS)
         kept["source"] = {"kind": self.source.kind}
-        kept["cochlea_constants"] = constants
+        kept["cochlea_constants" if self.cochlea else "encoder_constants"] = constants
         return json.dumps(kept, sort_keys=True, separators=(",", ":"))
 
 

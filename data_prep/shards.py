@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from snnbench.data_prep.encoders import Encoder
+from snnbench.data_prep.encoding import Encoder
 from snnbench.data_prep.sources import Recording
 from snnbench.errors import SnnbenchError
 from snnbench.paths import whole_file

@@ -226,23 +226,6 @@ def _run_child(folder: Path, progress: Callable[[int, int], None] | None) -> Non
             raise SnnbenchError(f"cannot synthesise speech after {done} of {total}: {reason}")
 
 
-def espeak_version() -> str:
-    """Versions of the synthesiser and its package, such as "espeak-ng 1.52.0 (espeakng-loader 0.2.4)".
-
-    Raises
-    ------
-    SnnbenchError
-        espeak-ng cannot be loaded.
-    """
-    from importlib.metadata import version
-
-    info = _library().espeak_Info
-    info.restype = ctypes.c_char_p
-    # the answer may carry a commit and a date after the number
-    number = info(None).decode().split()[0]
-    return f"espeak-ng {number} (espeakng-loader {version('espeakng-loader')})"
-
-
 _REINSTALL = "reinstall it with: pip install --force-reinstall espeakng-loader"
 
 

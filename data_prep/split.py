@@ -152,7 +152,7 @@ def check_classes(
             )
 
 
-def check_counts(recipe: Recipe, splits: dict[str, str], *, partial: bool) -> str:
+def missing_recordings(recipe: Recipe, splits: dict[str, str], *, partial: bool) -> str:
     """What to tell of missing or additional recordings, empty where all are there.
 
     Raises

@@ -19,7 +19,6 @@ compression or the HDF5 version.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,11 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnbench import __version__
+from snnbench.data_prep.hdf5 import whole_hdf5
 from snnbench.data_prep.recipe import Recipe, sha256_text
 from snnbench.data_prep.sources import NO_GROUPS
 from snnbench.data_prep.spikes import Sample, SpikeSplit, spans
 from snnbench.errors import SnnbenchError, unknown_name
-from snnbench.paths import whole_file
 from snnbench.record import DataIdentity, labels_sha256
 
 FORMAT = "snnbench-spikes/1"
@@ -183,47 +182,6 @@ def create(path: Path | str, header: Header) -> Iterator[SpikeWriter]:
         writer = SpikeWriter(Path(path), file, header)
         yield writer
         writer.finish()
-
-
-@contextmanager
-def whole_hdf5(path: Path | str) -> Iterator[h5py.File]:
-    """A new HDF5 file that appears whole when the block ends without an error."""
-    with whole_file(path) as temporary, _ForgivingFile(temporary, "r+") as target:
-        try:
-            # this version of the format has checksums on its own bookkeeping too
-            with h5py.File(target, "w", libver=("v110", "v110")) as file:
-                yield file
-        except Exception:
-            if target.error is None:
-                raise
-        if target.error is not None:
-            raise target.error
-
-
-class _ForgivingFile(io.FileIO):
-    """A file that keeps the first failed write to itself, and takes all later ones for written.
-
-    HDF5 cannot close a file that it cannot write to, and crashes with it at the end of the process.
-    """
-
-    error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data).cast("B")
-        size = len(rest)
-        try:
-            while len(rest) and self.error is None:
-                rest = rest[super().write(rest) :]
-        except OSError as error:
-            self.error = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-            return size or 0
 
 
 class SplitReader:
@@ -469,10 +427,6 @@ class SpikeDataset:
     def group_names(self, split: str) -> list[str]:
         """Names of the groups (speakers) that occur in a split, sorted."""
         return self.split(split).group_names
-
-    def local_groups(self, split: str) -> NDArray[np.uint16]:
-        """Group of each sample as an index into `group_names(split)`."""
-        return self.split(split).local_groups
 
     def check(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Read everything, block by block, and prove that the file is what it says.

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from snnbench.data_prep.encoders import Encoded
+from snnbench.data_prep.encoding import Encoded, Encoder
 from snnbench.data_prep.idx import read_image
 from snnbench.data_prep.recipe import ThresholdCrossingSpec
 from snnbench.data_prep.sources import Recording
@@ -29,7 +29,7 @@ _WHITE = 255
 
 
 @dataclass(frozen=True)
-class ThresholdCrossingEncoder:
+class ThresholdCrossingEncoder(Encoder):
     """Image -> spikes of on, off and touch units, pixel after pixel."""
 
     spec: ThresholdCrossingSpec
@@ -41,9 +41,6 @@ class ThresholdCrossingEncoder:
     def constants(self) -> dict[str, Any]:
         """The version of the arithmetic; all else stands in the recipe."""
         return {"algorithm": "threshold-crossing/1"}
-
-    def prepare(self) -> None:
-        """Nothing to do."""
 
     def __call__(self, recording: Recording) -> Encoded:
         """The spikes of one image, sorted by time, then unit."""

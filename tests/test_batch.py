@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnbench.data_prep.batch import (
-    SharedMemory,
+    ReusedMemory,
     dense_batch,
     dense_counts,
     event_batch,
@@ -91,7 +91,7 @@ def test_spikes_binned_on_a_device_give_the_same_batches(spikes: Spikes, clip: b
 
 @pytest.mark.parametrize("view", [lambda t: t, lambda t: t[1:, :2], lambda t: t.detach().view(-1)])
 def test_memory_is_lent_again_when_the_last_view_is_gone(view):
-    memory = SharedMemory()
+    memory = ReusedMemory()
     first = torch.from_numpy(memory.lend((4, 3, 2)))
     place = first.data_ptr()
     kept = view(first)
@@ -103,7 +103,7 @@ def test_memory_is_lent_again_when_the_last_view_is_gone(view):
 
 
 def test_memory_is_not_lent_while_a_gradient_needs_it():
-    memory = SharedMemory()
+    memory = ReusedMemory()
     spikes = torch.from_numpy(memory.lend((4, 2)))
     place = spikes.data_ptr()
     weight = torch.ones(2, 3, requires_grad=True)
@@ -116,7 +116,7 @@ def test_memory_is_not_lent_while_a_gradient_needs_it():
 
 
 def test_a_larger_batch_gets_more_memory():
-    memory = SharedMemory()
+    memory = ReusedMemory()
     del_me = memory.lend((3,))
     del del_me
     assert memory.lend((5, 2)).shape == (5, 2)

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from snnbench.data_prep import convert as conversion
-from snnbench.data_prep.encoders import CochleaEncoder, cochlea_parameters
+from snnbench.data_prep.cochlea_encoder import CochleaEncoder, cochlea_parameters
 from snnbench.data_prep.recipe import AudioSpec, CochleaSpec, load_recipe
 from snnbench.data_prep.shards import Progress, Summary
 from snnbench.data_prep.store import SpikeDataset

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from pydantic import ValidationError
 
 from snnbench.data_prep import convert as conversion
-from snnbench.data_prep.encoders import Encoded
+from snnbench.data_prep.encoding import Encoded
 from snnbench.data_prep.recipe import Recipe, ThresholdCrossingSpec, load_recipe
 from snnbench.data_prep.sources import NO_GROUPS, Recording
 from snnbench.data_prep.store import SpikeDataset

@@ -203,8 +203,3 @@ def test_a_missing_library_is_named_with_the_remedy(
     with pytest.raises(SnnbenchError, match=r"/nowhere/espeak\.so.*pip install"):
         speech.synthesise(tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_version_names_library_and_package() -> None:
-    assert speech.espeak_version().startswith("espeak-ng 1.")
-    assert f"espeakng-loader {version('espeakng-loader')}" in speech.espeak_version()

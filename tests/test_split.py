@@ -15,7 +15,7 @@ from snnbench.data_prep.recipe import Recipe, SplitSpec, load_recipe
 from snnbench.data_prep.sources import NO_GROUPS, Recording
 from snnbench.data_prep.split import (
     check_classes,
-    check_counts,
+    missing_recordings,
     refuse_duplicates,
     resolved_rule,
     split_by_hash,
@@ -374,13 +374,13 @@ def counted(rule: str, **expected: int) -> Recipe:
 
 def test_counts_are_told_or_refused() -> None:
     splits = {str(i): "test" if i < 2 else "valid" if i < 3 else "train" for i in range(8)}
-    assert check_counts(counted("groups"), splits, partial=False) == ""
-    assert check_counts(counted("published", train=6, test=2), splits, partial=False) == ""
-    told = check_counts(counted("groups", train=8, test=2), splits, partial=False)
+    assert missing_recordings(counted("groups"), splits, partial=False) == ""
+    assert missing_recordings(counted("published", train=6, test=2), splits, partial=False) == ""
+    told = missing_recordings(counted("groups", train=8, test=2), splits, partial=False)
     assert told == "8 of 10 recordings"
     with pytest.raises(SnnbenchError, match="hd: 6 of 8 in train, 2 of 2 in test; --partial"):
-        check_counts(counted("published", train=8, test=2), splits, partial=False)
-    assert check_counts(counted("published", train=8, test=2), splits, partial=True) == told
+        missing_recordings(counted("published", train=8, test=2), splits, partial=False)
+    assert missing_recordings(counted("published", train=8, test=2), splits, partial=True) == told
 
 
 # --- the same recording twice

@@ -486,7 +486,7 @@ def test_local_groups_index_the_names_that_occur(tmp_path: Path) -> None:
     path = write_dataset(tmp_path / "data.h5", {"test": samples}, groups=("z", "y", "x", "a"))
     with SpikeDataset.open(path) as dataset:
         assert dataset.group_names("test") == ["a", "y"]
-        assert dataset.local_groups("test").tolist() == [0, 1, 0]
+        assert dataset.split("test").local_groups.tolist() == [0, 1, 0]
 
 
 # --- writing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,8 +144,11 @@ def adapted(recipe: Recipe, name: str | None, preset: str | None, duplicates: st
     """The recipe with what the command line says otherwise."""
     changes: dict[str, Any] = {}
     if name is not None:
-        if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_."):
-            raise UsageError(f"--name {name!r}: use small letters, digits, and - _ . only")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+            raise UsageError(
+                f"--name {name!r}: use small letters, digits and . _ - only, beginning with one of the"
+                " first two"
+            )
         changes["name"] = name
     if preset is not None:
         if recipe.cochlea is None:
@@ -159,6 +163,7 @@ def download(
     recipe: Recipe, mirrors: tuple[str, ...], *, offline: bool, keep_archives: bool
 ) -> Path:
     """The folder with the recipe's source files, downloaded where they are not there yet."""
+    from snnbench.cli.show import size_text
     from snnbench.data_prep.download import fetch
     from snnbench.paths import data_dir
 
@@ -169,8 +174,7 @@ def download(
         def report(p: DownloadProgress) -> None:
             if p.url not in seen:
                 seen.add(p.url)
-                size = f"{p.total_bytes / 1e6:,.1f} MB" if p.total_bytes else "size not said"
-                note(f"{p.url}: {size}")
+                note(f"{p.url}: {size_text(p.total_bytes) or 'size not said'}")
             update(p.done_bytes, p.total_bytes, stage=p.file)
 
         return fetch(

@@ -87,7 +87,7 @@ def check(file: Path, as_json: bool) -> None:
         f"{file}: whole",
         f"fingerprint {facts['fingerprint']} recomputed and equal",
         "checksums of all arrays hold; times sorted; units, labels and groups in range",
-        "no recording (name or content) is in two splits; no validation speaker is in training",
+        "no recording (by name or source hash) is in two splits; no validation speaker is in training",
     ]
     answer(as_json, {"ok": True, **facts}, "\n".join(lines))
 
