@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from snnbench.errors import SnnbenchError
 
 _FEWEST_SAMPLES = 32
+_INAUDIBLE = 1e-150
+"""The square of a sample this small is 0 in floating point, or next to it."""
 _PCM_16 = 32768
+_UNKNOWN_LENGTH = 0x7FFFF000
 
 
 def load_audio(
@@ -45,7 +48,7 @@ def load_audio(
     Raises
     ------
     SnnbenchError
-        The file is missing, unreadable, silent, too short, holds NaN or infinity, or has several
+        The file is missing, unreadable, cut off, silent, too short, holds NaN or infinity, or has several
         channels or another rate without leave to change that.
     """
     import soundfile
@@ -59,6 +62,7 @@ def load_audio(
         raise SnnbenchError(
             f"{path}: cannot be read as audio ({error}); give a WAV, FLAC or OGG file"
         ) from error
+    _refuse_cut_off(path)
     n_samples, n_channels = sound.shape
     if n_channels > 1 and not downmix:
         raise SnnbenchError(
@@ -71,6 +75,8 @@ def load_audio(
         )
     if not np.isfinite(mono).all():
         raise SnnbenchError(f"{path}: holds NaN or infinite samples; export it again")
+    if np.abs(mono).max() < _INAUDIBLE:
+        mono = np.zeros(n_samples)
     if not (allow_silence or mono.any()):
         raise SnnbenchError(f"{path}: is silent (every sample is zero); remove it")
     if sample_rate_hz is not None and rate_hz != sample_rate_hz:
@@ -84,6 +90,23 @@ def load_audio(
         if not (allow_silence or mono.any()):
             raise SnnbenchError(f"{path}: is silent after resampling; remove it")
     return np.clip(mono, -1.0, 1.0), rate_hz
+
+
+def _refuse_cut_off(path: Path) -> None:
+    """Raise SnnbenchError where a WAV file ends before its sound does, which libsndfile plays as it is."""
+    with open(path, "rb") as file:
+        if file.read(12)[:4] != b"RIFF":
+            return
+        size = path.stat().st_size
+        while len(header := file.read(8)) == 8:
+            length = int.from_bytes(header[4:], "little")
+            # written into a pipe, a length is not known and as large as can be
+            if header[:4] == b"data" and size - file.tell() < length < _UNKNOWN_LENGTH:
+                raise SnnbenchError(
+                    f"{path}: is cut off: holds {size - file.tell()} of {length} bytes of sound; copy"
+                    " it again"
+                )
+            file.seek(length + length % 2, 1)
 
 
 def _resample(sound: NDArray[np.float64], from_hz: int, to_hz: int) -> NDArray[np.float64]:

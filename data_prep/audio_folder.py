@@ -2,13 +2,13 @@
 
 labels.csv has a header and a row per recording:
 
-    path    of the sound file, relative to the folder
+    path    of the sound file, below the folder and relative to it
     label   name of its class
     group   optional: who speaks; whole groups are held out
     split   optional: train, valid or test
 
-Without the table the name of the subfolder is the class, and nothing is known of groups. Classes are the
-sorted names found.
+Without the table the name of the subfolder is the class, and nothing is known of groups; files whose names
+begin with a dot are no recordings. Classes are the recipe's, or else the sorted names found.
 """
 
 from __future__ import annotations
@@ -36,23 +36,42 @@ def labelled_audio(folder: Path, recipe: Recipe) -> Listing:
     ------
     SnnbenchError
         Naming the file, and the line of the table: an unknown column, a file that is not there, an
-        empty label, a class without recordings, fewer than two classes.
+        path out of the folder, an empty label, a class without recordings or one that the recipe
+        does not have, fewer than two classes, a name that is not UTF-8.
     """
-    found = _from_table(folder) if (folder / TABLE).is_file() else _from_subfolders(folder)
-    labelled = list(found)
-    classes = tuple(sorted({label for _, label in labelled}))
+    table = folder / TABLE
+    labelled = list(_from_table(folder) if table.is_file() else _from_subfolders(folder))
+    for recording, label in labelled:
+        _check_names(recording, label, recipe.classes)
+    classes = recipe.classes or tuple(sorted({label for _, label in labelled}))
     if len(classes) < 2:
         raise SnnbenchError(
-            f"{folder}: {len(classes)} classes, at least two are needed; make a subfolder per class,"
-            f" or a table {TABLE} with the columns path and label"
+            f"{folder}: number of classes is {len(classes)}, at least two are needed; make a subfolder"
+            f" per class, or a table {TABLE} with the columns path and label"
         )
     place = {name: i for i, name in enumerate(classes)}
     return Listing([r._replace(label=place[label]) for r, label in labelled], classes)
 
 
+def _check_names(recording: Recording, label: str, classes: tuple[str, ...]) -> None:
+    try:
+        f"{recording.source_id}{label}".encode()
+    except UnicodeEncodeError:
+        raise SnnbenchError(
+            f"{recording.path}: the name is not UTF-8 and cannot be stored; rename it"
+        ) from None
+    if classes and label not in classes:
+        raise SnnbenchError(
+            f"{recording.path}: its class {label!r} is none of the recipe's: {', '.join(classes)}"
+        )
+
+
 def _from_subfolders(folder: Path) -> Iterator[tuple[Recording, str]]:
     for class_folder in subfolders(folder):
-        files = sorted(p for p in class_folder.rglob("*") if p.is_file())
+        # a link to nothing stays, so that it is an error and not a recording less
+        files = sorted(
+            p for p in class_folder.rglob("*") if not p.is_dir() and not p.name.startswith(".")
+        )
         for path in files:
             if path.suffix.lower() in _UNREADABLE:
                 raise SnnbenchError(f"{path}: cannot be read; convert it to WAV or FLAC")
@@ -65,7 +84,7 @@ def _from_subfolders(folder: Path) -> Iterator[tuple[Recording, str]]:
                 class_folder.name,
             )
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in _SUFFIXES:
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
             raise SnnbenchError(
                 f"{path}: lies in no class's subfolder; move it, or write a table {TABLE}"
             )
@@ -87,8 +106,14 @@ def _from_table(folder: Path) -> Iterator[tuple[Recording, str]]:
             )
         if not row["label"]:
             raise SnnbenchError(f"{here}: the label of {row['path']!r} is empty")
+        if not row["path"]:
+            raise SnnbenchError(f"{here}: the path is empty")
+        if Path(row["path"]).is_absolute() or ".." in Path(row["path"]).parts:
+            raise SnnbenchError(
+                f"{here}: {row['path']!r} leads out of {folder}; name a file below it, relative to it"
+            )
         path = folder / row["path"]
-        if not row["path"] or not path.is_file():
+        if not path.is_file():
             raise SnnbenchError(f"{here}: {path}: no such sound file")
         source_id = Path(row["path"]).as_posix()
         if (first := seen.setdefault(source_id, line)) != line:
@@ -115,11 +140,17 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
                         f"{table}, line {reader.line_num}: not {len(names)} cells, as the header has"
                     )
                 yield reader.line_num, {name: cell.strip() for name, cell in row.items()}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError:
+        raise SnnbenchError(f"{table}: is not UTF-8; save it as UTF-8") from None
+    except (OSError, csv.Error) as error:
         raise SnnbenchError(f"{table}: cannot be read as a table: {error}") from None
 
 
 def _check_columns(table: Path, names: list[str]) -> None:
+    if len(names) == 1 and any(other in names[0] for other in ";\t"):
+        raise SnnbenchError(
+            f"{table}, line 1: cells are not separated by commas; save it with commas"
+        )
     for name in _REQUIRED:
         if name not in names:
             raise SnnbenchError(

@@ -13,6 +13,7 @@ from snnbench.data_prep.cochlea import CochleaParameters, cochlea_spikes, preset
 from snnbench.data_prep.encoding import Encoded, Encoder
 from snnbench.data_prep.recipe import AudioSpec, CochleaSpec
 from snnbench.data_prep.sources import Recording
+from snnbench.errors import SnnbenchError
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,17 @@ class CochleaEncoder(Encoder):
         audio_s = len(waveform) / rate_hz
         if not waveform.any():  # it has no level that could be brought to the cochlea's
             return Encoded(np.empty(0, np.float32), np.empty(0, np.uint16), audio_s)
-        spikes = cochlea_spikes(
-            waveform,
-            rate_hz,
-            parameters=self.parameters,
-            seed=self.seed,
-            key=recording.source_id,
-            mode=self.mode,
-        )
+        try:
+            spikes = cochlea_spikes(
+                waveform,
+                rate_hz,
+                parameters=self.parameters,
+                seed=self.seed,
+                key=recording.source_id,
+                mode=self.mode,
+            )
+        except SnnbenchError as error:
+            raise type(error)(f"{recording.path}: {error}") from error
         return Encoded(spikes.times, spikes.units, audio_s)
 
 

@@ -25,6 +25,7 @@ from snnbench.data_prep.spikes import Sample
 from snnbench.data_prep.split import (
     assign_splits,
     check_classes,
+    check_groups,
     missing_recordings,
     refuse_duplicates,
     resolved_rule,
@@ -82,6 +83,7 @@ def convert(
     if partial:
         rule = _share_of_valid(rule, recordings, recipe)
     splits = assign_splits(recordings, rule, folder=folder, partial=partial)
+    check_groups(recordings, splits)
     if missing := missing_recordings(recipe, splits, partial=partial):
         tell(missing)
     with only_writer(out):

@@ -69,8 +69,8 @@ def fetch(
     spec = recipe.download
     if spec is None:
         raise SnnbenchError(
-            f"{recipe.name} has no download: get {recipe.source.about}, and run"
-            f" `snnbench data convert {recipe.name} --source FOLDER`"
+            f"{recipe.name} has no download: get {recipe.source.about}, and call"
+            " `snnbench data convert` likewise, with --source FOLDER"
         )
     # without the lock first: a folder that is complete may well be read-only
     if _lacking(folder, spec):

@@ -77,7 +77,7 @@ class Mirrors:
         raise SnnbenchError(
             "\n  ".join([f"{self.name}: {wanted.target} could not be downloaded:", *failures])
             + "\nTry again later (what has come is kept), name another place with --mirror, or get the"
-            f" files another way and run `snnbench data convert {self.name} --source FOLDER`."
+            " files another way and call `snnbench data convert` likewise, with --source FOLDER."
         )
 
     def _download(self, packed: PackedFile, base: str) -> Path:

@@ -152,6 +152,18 @@ def check_classes(
             )
 
 
+def check_groups(recordings: Sequence[Recording], splits: dict[str, str]) -> None:
+    """Raise SnnbenchError where a group is both trained on and validated on."""
+    first = {(splits[r.source_id], r.group): r.source_id for r in reversed(recordings)}
+    for r in recordings:
+        if r.group != NO_GROUPS and {("train", r.group), ("valid", r.group)} <= first.keys():
+            raise SnnbenchError(
+                f"group {r.group!r} is in train ({first['train', r.group]}) and in valid"
+                f" ({first['valid', r.group]}); give all its recordings to one of them, or name whole"
+                " groups with --valid-groups"
+            )
+
+
 def missing_recordings(recipe: Recipe, splits: dict[str, str], *, partial: bool) -> str:
     """What to tell of missing or additional recordings, empty where all are there.
 

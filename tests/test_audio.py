@@ -90,6 +90,7 @@ def test_float_samples_beyond_one_are_clipped(tmp_path):
     ("sound", "found"),
     [
         (np.zeros(1000), "silent"),
+        (1e-200 * _tone(), "silent"),
         (np.zeros(0), "holds 0 samples"),
         (_tone(3), "holds 3 samples"),
         (np.full(1000, np.nan), "NaN"),
@@ -97,7 +98,7 @@ def test_float_samples_beyond_one_are_clipped(tmp_path):
     ],
 )
 def test_unusable_sound_is_refused(tmp_path, sound, found):
-    path = _write(tmp_path / "bad.wav", sound, subtype="FLOAT")
+    path = _write(tmp_path / "bad.wav", sound, subtype="DOUBLE")
     with pytest.raises(SnnbenchError, match=rf"bad\.wav: .*{found}"):
         load_audio(path, sample_rate_hz=48000)
 
@@ -110,6 +111,21 @@ def test_damaged_files_are_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(SnnbenchError, match=r"bad\.flac: cannot be read as audio"):
         load_audio(path, sample_rate_hz=48000)
+
+
+def test_a_wav_file_that_was_cut_off_is_refused(tmp_path):
+    path = _write(tmp_path / "a.wav", _tone(1000))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1044])
+    with pytest.raises(SnnbenchError, match=r"a\.wav: is cut off: holds 1000 of 2000 bytes"):
+        load_audio(path, sample_rate_hz=48000)
+    # written into a pipe, the length of the sound stays unknown
+    path.write_bytes(whole[:40] + b"\xff" * 4 + whole[44:])
+    assert len(load_audio(path, sample_rate_hz=48000)[0]) == 1000
+    # what follows the sound, or comes before it, is no part of it
+    note = b"LIST\x03\0\0\0abc\0"
+    path.write_bytes(whole[:36] + note + whole[36:] + note)
+    assert len(load_audio(path, sample_rate_hz=48000)[0]) == 1000
 
 
 def test_missing_file_and_folder_are_refused(tmp_path):

@@ -293,6 +293,7 @@ def test_a_failure_is_named_and_exits_1(world: World, arguments: str, message: s
     assert done.code == 1, done
     assert message in done.err
     assert done.out == ""
+    assert "0/?" not in done.err  # no bar of a work that never began
 
 
 def test_bad_sound_is_named_and_leaves_nothing(

@@ -104,6 +104,12 @@ def test_constants_are_set_and_written(word, tmp_path):
         np.testing.assert_array_equal(stored["units"], expected.units)
 
 
+def test_what_the_cochlea_cannot_take_is_named(word, tmp_path):
+    with pytest.raises(SnnbenchError, match=r"word\.wav: sound at 2000 Hz: the hair cell is unst"):
+        run(word, "--out", tmp_path / "no", *SMALL, "--resample-to", 2000)
+    assert not (tmp_path / "no").exists()
+
+
 def test_other_rates_and_stereo_are_brought_over_and_told(tmp_path):
     path = tmp_path / "stereo.flac"
     soundfile.write(path, np.stack([vowel(0.1, 22050)] * 2, axis=1), 22050)

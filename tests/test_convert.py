@@ -392,6 +392,8 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no bytes": (lambda p: p.write_bytes(b""), "cannot be read as audio"),
     "text": (lambda p: p.write_text("not a sound"), "cannot be read as audio"),
     "half": (lambda p: p.write_bytes(p.read_bytes()[:30]), "cannot be read as audio"),
+    "cut off": (lambda p: p.write_bytes(p.read_bytes()[:3000]), "is cut off: holds 2956 of"),
+    "long": (lambda p: spoil(p, np.full(61 * RATE_HZ, 0.1)), "sound of 61.0 s: the cochlea"),
     "folder": (make_folder, "cannot read: Is a directory"),
 }
 

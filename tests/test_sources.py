@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,8 @@ def test_subfolders_are_classes(tmp_path: Path) -> None:
     touch(tmp_path / "no/anna", "1.flac")
     [a] = touch(tmp_path / "no", "a.wav")
     touch(tmp_path / ".git", "x.wav")
+    touch(tmp_path / "no", "._a.wav")  # macOS leaves such files beside every copied one
+    touch(tmp_path, "._beside.wav")
     touch(tmp_path / "no", "notes.txt")
     found = labelled_audio(tmp_path, OWN)
     assert found.classes == ("no", "yes")
@@ -210,9 +213,11 @@ def test_a_folder_that_does_not_work_out(tmp_path: Path) -> None:
         with pytest.raises(SnnbenchError, match=message):
             labelled_audio(tmp_path, OWN)
 
-    refused("0 classes, at least two are needed; make a subfolder per class, or a table labels.csv")
+    refused(
+        "number of classes is 0, at least two are needed; make a subfolder per class, or a table"
+    )
     touch(tmp_path / "yes", "b.wav")
-    refused("1 classes, at least two")
+    refused("number of classes is 1, at least two")
     (tmp_path / "no").mkdir()
     refused("no: a class without recordings")
     touch(tmp_path / "no", "b.m4a")
@@ -220,6 +225,31 @@ def test_a_folder_that_does_not_work_out(tmp_path: Path) -> None:
     (tmp_path / "no/b.m4a").rename(tmp_path / "no/b.wav")
     touch(tmp_path, "beside.wav")
     refused(r"beside\.wav: lies in no class's subfolder")
+
+
+def test_a_link_to_nothing_is_no_recording_less(tmp_path: Path) -> None:
+    touch(tmp_path / "yes", "a.wav")
+    touch(tmp_path / "no", "a.wav")
+    (tmp_path / "no/gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    found = labelled_audio(tmp_path, OWN).recordings
+    assert [r.source_id for r in found] == ["no/a.wav", "no/gone.wav", "yes/a.wav"]
+
+
+def test_a_name_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "yes", "a.wav")
+    touch(tmp_path / "no", os.fsdecode(b"j\xe4.wav"))
+    with pytest.raises(SnnbenchError, match="the name is not UTF-8"):
+        labelled_audio(tmp_path, OWN)
+
+
+def test_classes_of_the_recipe_are_those_of_the_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "yes", "a.wav")
+    touch(tmp_path / "no", "a.wav")
+    found = labelled_audio(tmp_path, OWN.model_copy(update={"classes": ("yes", "no", "up")}))
+    assert found.classes == ("yes", "no", "up")
+    assert [(r.source_id, r.label) for r in found.recordings] == [("no/a.wav", 1), ("yes/a.wav", 0)]
+    with pytest.raises(SnnbenchError, match=r"yes/a\.wav: its class 'yes' is none of .*: no, up"):
+        labelled_audio(tmp_path, OWN.model_copy(update={"classes": ("no", "up")}))
 
 
 def write_table(folder: Path, text: str) -> Path:
@@ -257,7 +287,11 @@ def test_a_table_says_label_group_and_split(tmp_path: Path) -> None:
         ("path,label,label\n", "line 1: column 'label' is there twice"),
         ("path,label\nsounds/a.wav,\n", "line 2: the label of 'sounds/a.wav' is empty"),
         ("path,label\nsounds/a.wav,x\nsounds/d.wav,y\n", r"line 3: .*sounds/d\.wav: no such"),
-        ("path,label\n,x\n", "line 2: .*: no such sound file"),
+        ("path,label\n,x\n", "line 2: the path is empty"),
+        ("path,label\n../a.wav,x\n", r"line 2: '\.\./a\.wav' leads out of .*; name a file below"),
+        ("path,label\n/a.wav,x\n", "line 2: '/a.wav' leads out of .*; name a file below it"),
+        ("path;label\nsounds/a.wav;x\n", "line 1: cells are not separated by commas"),
+        ("path\tlabel\nsounds/a.wav\tx\n", "line 1: cells are not separated by commas"),
         ("path,label\nsounds/a.wav,x\nsounds/a.wav,y\n", "line 3: sounds/a.wav is in line 2"),
         ("path,label\nsounds/a.wav\n", "line 2: not 2 cells"),
         ("path,label\nsounds/a.wav,x,y\n", "line 2: not 2 cells"),
@@ -276,3 +310,9 @@ def test_a_table_that_does_not_work_out_names_the_line(
     with pytest.raises(SnnbenchError, match=message) as caught:
         labelled_audio(tmp_path, OWN)
     assert str(caught.value).startswith(str(path))
+
+
+def test_a_table_of_another_encoding(tmp_path: Path) -> None:
+    write_table(tmp_path, "").write_bytes("path,label\nsounds/a.wav,schön\n".encode("latin-1"))
+    with pytest.raises(SnnbenchError, match=r"labels\.csv: is not UTF-8; save it as UTF-8"):
+        labelled_audio(tmp_path, OWN)

@@ -15,6 +15,7 @@ from snnbench.data_prep.recipe import Recipe, SplitSpec, load_recipe
 from snnbench.data_prep.sources import NO_GROUPS, Recording
 from snnbench.data_prep.split import (
     check_classes,
+    check_groups,
     missing_recordings,
     refuse_duplicates,
     resolved_rule,
@@ -352,6 +353,17 @@ def test_a_missing_split_is_accepted_where_the_user_says_so() -> None:
     with pytest.raises(SnnbenchError, match="no recording is left for the split test"):
         assign_splits(found, rule, folder=NOWHERE)
     assert counts(assign_splits(found, rule, folder=NOWHERE, partial=True)) == (3, 1, 0)
+
+
+def test_a_speaker_whom_the_source_trains_and_validates_on_is_refused() -> None:
+    found = published(train=1, valid=4, test=3)  # the groups are 0; 0, 1, 2, 0; 0, 1, 2
+    splits = assign_splits(found, SplitSpec(rule="published"), folder=NOWHERE)
+    with pytest.raises(
+        SnnbenchError, match=r"'0' is in train \(train-0\) and in valid \(valid-0\)"
+    ):
+        check_groups(found, splits)
+    check_groups(found[2:4] + found[5:], splits)  # a speaker may be tested on as well
+    check_groups([r._replace(group=NO_GROUPS) for r in found], splits)
 
 
 # --- what is there

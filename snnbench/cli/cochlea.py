@@ -107,9 +107,18 @@ def cochlea(
             keeper = stage_file(files[-1], len(sound), parameters, mode)
             observe = together([sums, stack.enter_context(keeper)])
         started = time.process_time()
-        spikes = cochlea_spikes(
-            sound, rate_hz, parameters=parameters, seed=seed, key=None, mode=mode, observe=observe
-        )
+        try:
+            spikes = cochlea_spikes(
+                sound,
+                rate_hz,
+                parameters=parameters,
+                seed=seed,
+                key=None,
+                mode=mode,
+                observe=observe,
+            )
+        except SnnbenchError as error:
+            raise type(error)(f"{file}: {error}") from error
         cpu_s = time.process_time() - started
     made = {"preset": preset, "mode": mode, "seed": seed, "sample_rate_hz": rate_hz}
     _write_spikes(files[0], spikes, parameters, made)

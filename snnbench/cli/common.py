@@ -113,8 +113,11 @@ def progress_bar(
                 bar.set_postfix(figures, refresh=False)
             bar.update(done - bar.n)
 
-        yield update
-        if in_terminal:
+        try:
+            yield update
+        finally:
+            bar.leave = bar.total is not None or bar.n > 0  # nothing to show stays unseen
+        if in_terminal and bar.leave:
             bar.refresh()
 
 
