@@ -223,7 +223,7 @@ def test_where_all_fail_every_address_and_reason_is_named(world: World, word: st
     assert f"{world.first.url}b.h5.gz: " in text
     assert f"{world.second.url}b.h5.gz: the server says 404" in text
     assert REASONS[word] in text
-    assert "snnbench data convert few --source FOLDER" in text
+    assert "`snnbench data convert` likewise, with --source FOLDER" in text
     assert world.there() <= {".incoming/b.h5.gz.part", ".incoming/b.h5.gz.part.json"}
 
 
