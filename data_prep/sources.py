@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +128,11 @@ def subfolders(folder: Path) -> list[Path]:
     """Folders in `folder` but hidden ones, sorted; SnnbenchError where there is no such folder."""
     if not folder.is_dir():
         raise SnnbenchError(f"{folder}: no such source folder")
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    found = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    for path in found:
+        if not os.access(path, os.R_OK | os.X_OK):  # else its files would seem not to exist
+            raise SnnbenchError(f"{path}: cannot be read: no permission")
+    return found
 
 
 def refuse_double_names(recordings: list[Recording]) -> None:

@@ -187,6 +187,7 @@ def audio_raster(
             raster.set_yticks(positions, labels)
         else:
             raster.set_ylabel("Unit")
+            raster.yaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

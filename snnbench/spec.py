@@ -396,6 +396,8 @@ def describe_validation_error(kind: type[BaseModel], error: ValidationError, whe
             )
         elif problem["type"] == "value_error":
             lines.append(f"{where}: {problem['ctx']['error']}")
+        elif problem["type"] == "missing":
+            lines.append(f"{path}: is missing")
         else:
             lines.append(f"{path}: {problem['msg'].lower()}, found {problem['input']!r}")
     return "\n".join(lines)
