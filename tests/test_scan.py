@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
-from snnbench.models.neurons import LIFParameters
+from snnbench.models.neuron import ResetMode
+from snnbench.models.neurons.lif import LIF, Parameters
 from snnbench.models.scan import scan
-from snnbench.models.surrogate import SuperSpike, Surrogate
+from snnbench.models.scan_types import Cell, ScanResult
+from snnbench.models.surrogate import DERIVATIVES, Surrogate
+from tests.scan_cases import (
+    CPU_ENGINES,
+    NEURONS,
+    RESETS,
+    Asked,
+    Case,
+    Options,
+    Shape,
+    gradients,
+    make_case,
+    needs_compiler,
+    outputs_of,
+    random_factors,
+    run_scan,
+    surrogate,
+)
 
 SLOPE = 3.0
-RESETS: tuple[Literal["subtract", "zero"], ...] = ("subtract", "zero")
+SUPERSPIKE = surrogate("superspike", SLOPE)
+
+engines = pytest.mark.parametrize("engine", CPU_ENGINES)
 
 
-@dataclass(frozen=True)
-class SmoothSpike:
+class SmoothSpike(Surrogate):
     """A smooth neuron whose exact derivative is SuperSpike's surrogate, 1 / (1 + slope |x|)^2."""
 
-    slope: float
+    def __call__(self, distance: Tensor) -> Tensor:
+        return distance / (1 + self.slope * distance.abs()) + 0.5
 
-    def __call__(self, membrane: Tensor, threshold: float) -> Tensor:
-        x = membrane - threshold
-        return x / (1 + self.slope * x.abs()) + 0.5
+
+SMOOTH = SmoothSpike("smooth", DERIVATIVES["superspike"], SLOPE)
 
 
 def random_case(seed: int, steps: int = 9, batch: int = 2, units: int = 3) -> tuple[Tensor, Tensor]:
@@ -39,24 +60,162 @@ def random_case(seed: int, steps: int = 9, batch: int = 2, units: int = 3) -> tu
     return drive, weight
 
 
+def lif_cell(
+    reset: ResetMode = "subtract", through: bool = False, spike: Surrogate = SUPERSPIKE
+) -> Cell:
+    return Cell(LIF, Parameters(0.6, 0.8, 0.7), spike, reset, through)
+
+
+def run(
+    drive: Tensor, weight: Tensor | None, cell: Cell, engine: Any, gate: Tensor | None = None
+) -> ScanResult:
+    return scan(drive, None, weight, cell, gate=gate, keep_membranes=True, engine=engine)
+
+
+# ---- the truth against finite differences ------------------------------------------------------
+
+Long = NDArray[np.longdouble]
+
+
+def smooth_step(
+    kind: str, reset: ResetMode, drive: Long, state: dict[str, Long], p: dict[str, Long]
+) -> dict[str, Long]:
+    """One step of the smooth model, written from the papers' equations once more."""
+    u = state["membrane"]
+    s = smooth(u - p["threshold"]) if kind != "leaky" else np.zeros_like(u)
+
+    def after_spike(membrane: Long) -> Long:
+        return membrane - p["threshold"] * s if reset == "subtract" else membrane * (1 - s)
+
+    if kind == "lif":
+        current = state["current"]
+        return {
+            "current": p["alpha"] * current + drive,
+            "membrane": after_spike(p["beta"] * u + current),
+        }
+    if kind == "lif-delta":
+        return {"membrane": after_spike(p["beta"] * u + drive)}
+    if kind == "leaky":
+        current = state["current"]
+        return {"current": p["alpha"] * current + drive, "membrane": p["beta"] * u + current}
+    w = p["beta"] * state["adaptation"] + p["a"] * u + p["b"] * s
+    return {
+        "membrane": p["alpha"] * after_spike(u) + (1 - p["alpha"]) * (drive - w),
+        "adaptation": w,
+    }
+
+
+def smooth(x: Long) -> Long:
+    """What SmoothSpike sends."""
+    return x / (1 + np.longdouble(SLOPE) * np.abs(x)) + np.longdouble(0.5)
+
+
+def smooth_outputs(
+    kind: str, reset: ResetMode, leaves: dict[str, Long]
+) -> dict[str, list[Long] | Long]:
+    """What a scan of the smooth model returns, under the names of `outputs_of`."""
+    state = {k.removeprefix("first "): v for k, v in leaves.items() if k.startswith("first ")}
+    p = {k.removeprefix("constant "): v for k, v in leaves.items() if k.startswith("constant ")}
+    spikes, membranes = [], []
+    for drive in leaves["inputs"]:
+        membranes.append(state["membrane"])
+        if kind != "leaky":
+            spikes.append(smooth(state["membrane"] - p["threshold"]))
+            drive = drive + spikes[-1] @ leaves["recurrent"].T
+        state = smooth_step(kind, reset, drive, state, p)
+    outputs: dict[str, list[Long] | Long] = {"membranes": membranes}
+    if kind != "leaky":
+        outputs |= {"spikes": spikes, "counts": sum(spikes, np.zeros_like(spikes[0]))}
+        outputs |= {"projected": [s @ leaves["outgoing"].T for s in spikes]}
+    return outputs | {f"last {k}": v for k, v in state.items()}
+
+
+def finite_difference(f: Callable[[Long], Any], x: Long, h: float = 1e-5) -> NDArray[np.float64]:
+    """Gradient of `f` by central differences of two widths, extrapolated: the error is of order h^4."""
+    gradient, flat = np.zeros(x.size, np.longdouble), x.reshape(-1)
+    for k in range(x.size):
+
+        def slope(width: float, k: int = k) -> Any:
+            shift = np.zeros_like(flat)
+            shift[k] = width
+            return (f((flat + shift).reshape(x.shape)) - f((flat - shift).reshape(x.shape))) / (
+                2 * np.longdouble(width)
+            )
+
+        gradient[k] = (4 * slope(h / 2) - slope(h)) / 3
+    return gradient.reshape(x.shape).astype(np.float64)
+
+
+def smooth_case(kind: str, reset: ResetMode, seed: int) -> Case:
+    """Every kind of leaf wants a gradient: drive, V, all constants, the first state."""
+    options = Options(kind, reset, through=True, learned="all", dtype="float64")
+    case = make_case(
+        options, Shape(6, 2, 4, 3), seed, layout="drive", first_state=True, density=0.5,
+        recurrent=kind != "leaky", n_outgoing=2 * (kind != "leaky"),
+    )  # fmt: skip
+    drive = case.inputs
+    assert isinstance(drive, Tensor)
+    spike = SMOOTH if kind != "leaky" else None
+    return replace(
+        case,
+        inputs=drive.detach().requires_grad_(),
+        cell=replace(case.cell, surrogate=spike),
+    )
+
+
+@pytest.mark.skipif(bool(np.finfo(np.longdouble).eps > 1e-18), reason="needs numbers of 80 bits")
+@pytest.mark.parametrize("kind", NEURONS)
+@pytest.mark.parametrize("reset", RESETS)
+def test_gradients_of_the_smooth_model_are_its_finite_differences(kind: str, reset: ResetMode):
+    case = smooth_case(kind, reset, seed=5)
+    result = run_scan(case, "reference")
+    outputs = outputs_of(case, result)
+    found = gradients(case, outputs, seed=6)
+    factors = {
+        k: f.numpy().astype(np.longdouble) for k, f in random_factors(outputs, seed=6).items()
+    }
+    leaves = {k: v.detach().numpy().astype(np.longdouble) for k, v in case.leaves().items()}
+    if kind != "leaky":
+        # the second derivative jumps at threshold: differences must not reach across
+        distance = result.membranes - case.cell.parameters.threshold
+        assert float(distance.detach().abs().min()) > 1e-3
+    wanted = {"inputs"} | ({"recurrent", "outgoing"} if kind != "leaky" else set())
+    wanted |= {f"constant {k}" for k in case.cell.neuron.Parameters._fields}
+    wanted |= {f"first {k}" for k in case.cell.neuron.State._fields}
+    assert set(found) == wanted
+    for name, gradient in found.items():
+
+        def loss(x: Long, name: str = name) -> Any:
+            made = smooth_outputs(kind, reset, {**leaves, name: x})
+            return sum((f * np.asarray(made[k])).sum() for k, f in factors.items())
+
+        expected = finite_difference(loss, leaves[name])
+        error = np.abs(gradient.numpy() - expected).max()
+        assert error <= 1e-10 * np.abs(expected).max(), name
+
+
+# ---- the spiking backward pass, by hand ----------------------------------------------------------
+
+
 def adjoint(
     membranes: np.ndarray,
     currents: np.ndarray,
     spikes: np.ndarray,
     grad_spikes: np.ndarray,
     weight: np.ndarray,
-    p: LIFParameters,
+    cell: Cell,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gradients by drive and recurrent weight, derived by hand from the update equations."""
+    p, subtract = cell.parameters, cell.reset == "subtract"
     steps, *shape = membranes.shape
     grad_drive, grad_weight = np.zeros_like(membranes), np.zeros_like(weight)
     later_i, later_u = np.zeros(shape), np.zeros(shape)
     for n in reversed(range(steps)):
         before_reset = p.beta * membranes[n] + currents[n]
-        keep = 1.0 if p.reset == "subtract" else 1.0 - spikes[n]
+        keep = 1.0 if subtract else 1.0 - spikes[n]
         grad_s = grad_spikes[n] + later_i @ weight
-        if p.gradient_through_reset:
-            grad_s -= later_u * (p.threshold if p.reset == "subtract" else before_reset)
+        if cell.gradient_through_reset:
+            grad_s -= later_u * (p.threshold if subtract else before_reset)
         grad_drive[n] = later_i
         grad_weight += later_i.T @ spikes[n]
         slope = 1 / (1 + SLOPE * np.abs(membranes[n] - p.threshold)) ** 2
@@ -67,35 +226,29 @@ def adjoint(
     return grad_drive, grad_weight
 
 
-@pytest.mark.parametrize("reset", RESETS)
-def test_autograd_of_the_smooth_model_is_its_finite_difference(reset: Literal["subtract", "zero"]):
-    p = LIFParameters(0.6, 0.8, 0.7, reset, gradient_through_reset=True)
-    drive, weight = random_case(0, steps=7)
-
-    def spikes(d: Tensor, v: Tensor) -> Tensor:
-        return scan(d, v, p, SmoothSpike(SLOPE)).spikes
-
-    assert torch.autograd.gradcheck(
-        spikes, (drive.requires_grad_(), weight.requires_grad_()), atol=1e-7, rtol=1e-5
-    )
-
-
 @pytest.mark.parametrize(
-    ("surrogate", "reset", "through"),
-    list(product((SmoothSpike(SLOPE), SuperSpike(SLOPE)), RESETS, (False, True))),
+    ("engine", "spike"),
+    [
+        ("reference", SMOOTH),
+        ("reference", SUPERSPIKE),
+        pytest.param("cpp", SUPERSPIKE, marks=needs_compiler),
+    ],
+    ids=["smooth", "reference", "cpp"],
 )
-def test_autograd_equals_the_adjoint_derived_by_hand(
-    surrogate: Surrogate, reset: Literal["subtract", "zero"], through: bool
+@pytest.mark.parametrize(("reset", "through"), list(product(RESETS, (False, True))))
+def test_gradients_equal_the_adjoint_derived_by_hand(
+    spike: Surrogate, reset: ResetMode, through: bool, engine: Any
 ):
     # With the smooth model the adjoint's formula is held to the test above; with spikes it is the same
     # formula at other states. So the spiking backward is that of the surrogate model.
-    p = LIFParameters(0.6, 0.8, 0.7, reset, through)
+    cell = lif_cell(reset, through, spike)
     drive, weight = random_case(1, steps=20, batch=4, units=5)
     drive.requires_grad_()
     weight.requires_grad_()
-    spikes, membranes = scan(drive, weight, p, surrogate, keep_membranes=True)
-    assert membranes is not None
-    grad_spikes = torch.randn(spikes.shape, dtype=torch.float64)
+    result = run(drive, weight, cell, engine)
+    spikes, membranes = result.spikes, result.membranes
+    generator = torch.Generator().manual_seed(2)
+    grad_spikes = torch.randn(spikes.shape, dtype=torch.float64, generator=generator)
     spikes.backward(grad_spikes)
 
     with torch.no_grad():
@@ -108,7 +261,7 @@ def test_autograd_equals_the_adjoint_derived_by_hand(
         spikes.detach().numpy(),
         grad_spikes.numpy(),
         weight.detach().numpy(),
-        p,
+        cell,
     )
     assert 0 < spikes.mean() < 1
     assert drive.grad is not None
@@ -117,62 +270,117 @@ def test_autograd_equals_the_adjoint_derived_by_hand(
     np.testing.assert_allclose(weight.grad.numpy(), grad_weight, rtol=1e-10, atol=1e-12)
 
 
-def test_spikes_are_where_the_membrane_is_above_threshold():
-    p = LIFParameters(0.6, 0.8, 0.7, "subtract", False)
-    spikes, membranes = scan(*random_case(2, 30), p, SuperSpike(SLOPE), keep_membranes=True)
-    assert membranes is not None
-    assert torch.equal(spikes, (membranes > 0.7).double())
-    assert spikes.sum() > 0
+# ---- what holds for any spikes -------------------------------------------------------------------
 
 
+@engines
+def test_spikes_are_where_the_membrane_is_above_threshold(engine: Any):
+    result = run(*random_case(2, 30), lif_cell(), engine)
+    assert torch.equal(result.spikes, (result.membranes > 0.7).double())
+    assert result.spikes.sum() > 0
+
+
+@engines
 @given(seed=st.integers(0, 1000), step=st.integers(0, 19), reset=st.sampled_from(RESETS))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_drive_reaches_spikes_two_steps_later_and_never_earlier(
-    seed: int, step: int, reset: Literal["subtract", "zero"]
+    seed: int, step: int, reset: ResetMode, engine: Any
 ):
-    p = LIFParameters(0.6, 0.8, 0.7, reset, False)
     drive, weight = random_case(seed, steps=20)
     changed = drive.clone()
     changed[step] += 5.0
-    before = scan(drive, weight, p, SuperSpike(SLOPE), keep_membranes=True).membranes
-    after = scan(changed, weight, p, SuperSpike(SLOPE), keep_membranes=True).membranes
-    assert before is not None
-    assert after is not None
+    before = run(drive, weight, lif_cell(reset), engine).membranes
+    after = run(changed, weight, lif_cell(reset), engine).membranes
     assert torch.equal(before[: step + 2], after[: step + 2])
     if step + 2 < 20 and reset == "subtract":  # a reset to zero hides what arrives at that step
         assert (before[step + 2] != after[step + 2]).all()
 
 
+@engines
 @given(seed=st.integers(0, 1000), delay=st.integers(1, 5))
-@settings(max_examples=20, deadline=None)
-def test_a_later_input_gives_the_same_spikes_later(seed: int, delay: int):
-    p = LIFParameters(0.6, 0.8, 0.7, "subtract", False)
+@settings(max_examples=20)
+def test_a_later_input_gives_the_same_spikes_later(seed: int, delay: int, engine: Any):
     drive, weight = random_case(seed, steps=15)
     late = torch.cat([torch.zeros_like(drive[:delay]), drive])
-    spikes = scan(drive, weight, p, SuperSpike(SLOPE)).spikes
-    late_spikes = scan(late, weight, p, SuperSpike(SLOPE)).spikes
+    spikes = run(drive, weight, lif_cell(), engine).spikes
+    late_spikes = run(late, weight, lif_cell(), engine).spikes
     assert torch.equal(late_spikes[delay:], spikes)
     assert not late_spikes[:delay].any()
 
 
-def test_samples_of_a_batch_do_not_meet():
-    p = LIFParameters(0.6, 0.8, 0.7, "subtract", False)
+@engines
+@given(seed=st.integers(0, 1000), cut=st.integers(1, 14))
+@settings(max_examples=20)
+def test_a_scan_goes_on_where_another_stopped(seed: int, cut: int, engine: Any):
+    drive, weight = random_case(seed, steps=15)
+    whole = run(drive, weight, lif_cell(), engine)
+    first = run(drive[:cut], weight, lif_cell(), engine)
+    second = scan(
+        drive[cut:], None, weight, lif_cell(), state=first.state, keep_membranes=True, engine=engine
+    )
+    assert torch.equal(torch.cat([first.spikes, second.spikes]), whole.spikes)
+    assert torch.equal(torch.cat([first.membranes, second.membranes]), whole.membranes)
+    assert all(map(torch.equal, second.state, whole.state))
+
+
+@engines
+def test_samples_of_a_batch_do_not_meet(engine: Any):
     drive, weight = random_case(3, steps=30, batch=6)
-    together = scan(drive, weight, p, SuperSpike(SLOPE)).spikes
+    together = run(drive, weight, lif_cell(), engine).spikes
     for b in range(6):
-        alone = scan(drive[:, b : b + 1], weight, p, SuperSpike(SLOPE)).spikes
+        alone = run(drive[:, b : b + 1], weight, lif_cell(), engine).spikes
         assert torch.equal(alone, together[:, b : b + 1])
 
 
-def test_a_gated_unit_sends_nothing_to_anyone():
-    p = LIFParameters(0.6, 0.8, 0.7, "subtract", False)
+@engines
+def test_a_gated_unit_sends_nothing_to_anyone(engine: Any):
     drive, weight = random_case(4, steps=30)
     gate = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
-    gated = scan(drive, weight, p, SuperSpike(SLOPE), gate=gate).spikes
+    gated = run(drive, weight, lif_cell(), engine, gate).spikes
     cut = weight.clone()
     cut[:, 0] = 0
     assert not gated[:, 0, 0].any()
-    assert torch.equal(
-        gated[:, 0, 1:], scan(drive[:, :1], cut, p, SuperSpike(SLOPE)).spikes[:, 0, 1:]
+    one, other = drive[:, :1], drive[:, 1:]
+    assert torch.equal(gated[:, 0, 1:], run(one, cut, lif_cell(), engine).spikes[:, 0, 1:])
+    assert torch.equal(gated[:, 1:], run(other, weight, lif_cell(), engine).spikes)
+
+
+@engines
+def test_a_gate_scales_what_is_sent_and_not_the_reset(engine: Any):
+    # the trace by hand of test_neurons: one spike at n = 2, of size 3 for whoever listens
+    drive = torch.tensor([2.0, 0, 0, 0, 0, 0], dtype=torch.float64)[:, None, None]
+    cell = Cell(LIF, Parameters(0.5, 0.5, 1.0), SUPERSPIKE)
+    gate = torch.full((1, 1), 3.0, dtype=torch.float64)
+    result = run(drive, None, cell, engine, gate)
+    assert result.spikes.flatten().tolist() == [0, 0, 3, 0, 0, 0]
+    assert result.membranes.flatten().tolist() == [0, 0, 2, 1, 1, 0.75]
+    # onto itself with weight 1/3 it adds 1 to I[3], and so to U[4]
+    weight = torch.full((1, 1), 1 / 3, dtype=torch.float64)
+    membranes = run(drive, weight, cell, engine, gate).membranes
+    assert membranes.flatten()[:5].tolist() == [0, 0, 2, 1, 2]
+
+
+@engines
+def test_what_the_next_layer_receives_follows_from_the_spikes(engine: Any):
+    case = make_case(Options("lif"), Shape(20, 3, 9, 7), 8, density=0.4, n_outgoing=4, gated=True)
+    assert case.outgoing is not None
+    result = run_scan(case, engine)
+    assert result.spikes.sum() > 0
+    received = torch.einsum("tbi,ji->tbj", result.spikes, case.outgoing)
+    torch.testing.assert_close(result.projected, received, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(result.counts, result.spikes.sum(dim=0))
+    unseen = run_scan(case, engine, Asked(spikes=False, membranes=False))
+    assert torch.equal(unseen.projected, result.projected)
+    assert torch.equal(unseen.counts, result.counts)
+
+
+@engines
+def test_layouts_of_the_input_are_one_input(engine: Any):
+    shape, options = Shape(12, 4, 9, 7), Options("lif")
+    events, spikes, drive = (
+        run_scan(make_case(options, shape, 8, layout=layout, density=0.4), engine)
+        for layout in ("events", "spikes", "drive")
     )
-    assert torch.equal(gated[:, 1:], scan(drive[:, 1:], weight, p, SuperSpike(SLOPE)).spikes)
+    assert events.spikes.sum() > 0
+    torch.testing.assert_close(events.membranes, spikes.membranes, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(events.membranes, drive.membranes, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,62 @@
+"""What the three implementations of the scan share: what runs, what comes in, what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from snnbench.models.derivation import Recipe
+from snnbench.models.neuron import Neuron, ResetMode
+from snnbench.models.surrogate import Surrogate
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A neuron kind with everything that is chosen about it."""
+
+    neuron: Neuron
+    parameters: Any
+    """The kind's `Parameters`: each a number, or a tensor of shape (unit,), which may want a gradient."""
+    surrogate: Surrogate | None = None
+    """None only for a neuron that never spikes."""
+    reset: ResetMode = "subtract"
+    gradient_through_reset: bool = False
+    """Whether the backward pass also goes through the reset's spike."""
+
+
+class ScanResult(NamedTuple):
+    """What a layer did."""
+
+    spikes: Tensor
+    """What the units sent: 0 or 1, times the gate; shape (time, batch, unit). Empty where nobody asked."""
+    counts: Tensor
+    """The sum of this over time, (batch, unit). Empty for a neuron that never spikes."""
+    projected: Tensor
+    """What the next layer receives, (time, batch, unit of the next layer). Empty without outgoing weights."""
+    membranes: Tensor
+    """Membranes as the spikes of the same step saw them; shape (time, batch, unit). Empty where nobody
+    asked."""
+    state: Any
+    """The kind's `State` after the last step, each of shape (batch, unit): the next scan goes on there."""
+
+
+def recipe_of(cell: Cell, *, learning: bool) -> Recipe:
+    """What kernels for this cell are made for; with `learning`, for gradients by its constants, too."""
+    named = zip(cell.neuron.Parameters._fields, cell.parameters, strict=True)
+    return Recipe(
+        neuron=cell.neuron,
+        surrogate=cell.surrogate,
+        reset=cell.reset,
+        gradient_through_reset=cell.gradient_through_reset,
+        parameter_gradients=tuple(
+            name for name, p in named if learning and isinstance(p, Tensor) and p.requires_grad
+        ),
+    )
+
+
+def at_rest(neuron: Neuron, like: Tensor) -> Any:
+    """The state before the first step: zeros like a tensor of shape (batch, unit)."""
+    return neuron.State(*(torch.zeros_like(like) for _ in neuron.State._fields))
