@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnbench.data_prep.binning import BinnedSpikes
+
+_LINE = 64  # bytes of a line of cache
+_SPARE_MEMORIES = 4  # free ones kept when none of them fits
 
 
 class Batch(NamedTuple):
@@ -49,26 +53,55 @@ class EventBatch(NamedTuple):
     n_steps: int
     n_channels: int
 
+    @property
+    def n_samples(self) -> int:
+        """Number of samples in the batch."""
+        return (len(self.indptr) - 1) // self.n_steps
+
+
+def events_of_steps(batch: EventBatch, first: int, stop: int) -> EventBatch:
+    """The batch's bins `first` to `stop` - 1, as a batch of its own."""
+    pointers = batch.indptr.unfold(0, batch.n_steps + 1, batch.n_steps)[:, first : stop + 1]
+    counts = pointers.diff(dim=1)
+    starts = counts.new_zeros(counts.numel() + 1)
+    torch.cumsum(counts.flatten(), 0, out=starts[1:])
+    # events of a sample's stretch are neighbours: place in the new list, moved to where they stood
+    of_sample = counts.sum(dim=1)
+    moved = pointers[:, 0] - starts[:-1].view_as(counts)[:, 0]
+    places = torch.arange(int(starts[-1]), device=starts.device)
+    places += moved.repeat_interleave(of_sample)
+    return batch._replace(indptr=starts, channels=batch.channels[places], n_steps=stop - first)
+
 
 class ReusedMemory:
     """Memory for tensors on the CPU that is used again as soon as nobody holds the tensor before.
 
-    A fresh dense batch costs as much time for its pages as for its counts. Whoever keeps a batch, or a
+    A fresh large tensor costs as much time for its pages as for its content. Whoever keeps a tensor, or a
     view of one, keeps its memory: it is lent again only when the last of them is gone.
     """
 
     def __init__(self) -> None:
-        self._free: list[NDArray[np.float32]] = []
+        self._free: list[NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
 
-    def lend(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def lend(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any] | type = np.float32
+    ) -> NDArray[Any]:
         """An array of arbitrary content; a tensor made of it with `torch.from_numpy` holds it."""
-        size = int(np.prod(shape))
-        memory = self._free.pop() if self._free else np.empty(0, np.float32)
-        if len(memory) < size:
-            memory = np.empty(size, np.float32)
-        lent = memory[:size].reshape(shape)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        with self._lock:
+            memory = self._smallest_of(size + _LINE)
+        start = -memory.ctypes.data % _LINE
+        lent = memory[start : start + size].view(dtype).reshape(shape)
         weakref.finalize(lent, self._free.append, memory).atexit = False
         return lent
+
+    def _smallest_of(self, size: int) -> NDArray[np.uint8]:
+        fitting = [i for i, memory in enumerate(self._free) if len(memory) >= size]
+        if fitting:
+            return self._free.pop(min(fitting, key=lambda i: len(self._free[i])))
+        del self._free[:-_SPARE_MEMORIES]
+        return np.empty(size, np.uint8)
 
 
 def dense_batch(spikes: BinnedSpikes, indices: NDArray[np.int64], out: NDArray[np.float32]) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import gc
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snnbench.data_prep.batch import (
+    EventBatch,
     ReusedMemory,
     dense_batch,
     dense_counts,
     event_batch,
+    events_of_steps,
     places_of_events,
     sorted_events,
 )
@@ -87,6 +90,44 @@ def test_spikes_binned_on_a_device_give_the_same_batches(spikes: Spikes, clip: b
     assert (indptr.dtype, channels.dtype) == (torch.int64, torch.uint16)
     np.testing.assert_array_equal(indptr.numpy(), expected[0])
     np.testing.assert_array_equal(channels.numpy(), expected[1])
+
+
+def make_events(spikes: Spikes) -> EventBatch:
+    order = np.arange(len(spikes))
+    indptr, channels = map(torch.from_numpy, event_batch(binned(spikes), order))
+    return EventBatch(indptr, channels, torch.from_numpy(order), torch.from_numpy(order), 10, 11)
+
+
+def dense_of_events(batch: EventBatch) -> np.ndarray:
+    bins, numbers = places_of_events(batch.indptr, batch.n_steps)
+    shape = (batch.n_steps, batch.n_samples, batch.n_channels)
+    return dense_counts(bins, batch.channels.long(), numbers, shape=shape, clip=False).numpy()
+
+
+@given(samples, st.integers(0, 9), st.integers(1, 10))
+@settings(max_examples=30)
+def test_a_stretch_of_steps_holds_the_spikes_of_those_steps(spikes: Spikes, first: int, n: int):
+    batch, stop = make_events(spikes), min(10, first + n)
+    part = events_of_steps(batch, first, stop)
+    assert (part.n_steps, part.n_samples, part.n_channels) == (stop - first, len(spikes), 11)
+    assert (part.indptr.dtype, part.channels.dtype) == (torch.int64, torch.uint16)
+    assert (int(part.indptr[0]), int(part.indptr[-1])) == (0, len(part.channels))
+    assert torch.equal(part.labels, batch.labels)
+    np.testing.assert_array_equal(dense_of_events(part), dense_of_events(batch)[first:stop])
+
+
+@given(samples, st.lists(st.integers(1, 9), max_size=3, unique=True))
+@settings(max_examples=30)
+def test_stretches_together_are_the_batch(spikes: Spikes, cuts: list[int]):
+    batch = make_events(spikes)
+    edges = [0, *sorted(cuts), 10]
+    parts = [events_of_steps(batch, a, b) for a, b in pairwise(edges)]
+    assert sum(len(part.channels) for part in parts) == len(batch.channels)
+    whole = np.concatenate([dense_of_events(part) for part in parts])
+    np.testing.assert_array_equal(whole, dense_of_events(batch))
+    everything = events_of_steps(batch, 0, 10)
+    assert torch.equal(everything.indptr, batch.indptr)
+    assert torch.equal(everything.channels, batch.channels)
 
 
 @pytest.mark.parametrize("view", [lambda t: t, lambda t: t[1:, :2], lambda t: t.detach().view(-1)])
