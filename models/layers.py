@@ -15,12 +15,16 @@ weight's dimensionless part. The gain g is `input_gain` or `recurrent_gain` of t
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from snnbench.models.neurons import LIFParameters, decay
+from snnbench.data_prep.batch import EventBatch
+from snnbench.models.engines import Engine
+from snnbench.models.neurons.lif import LIF, decay, parameters_from_spec
 from snnbench.models.scan import scan
+from snnbench.models.scan_types import Cell, ScanResult
 from snnbench.models.surrogate import make_surrogate
 from snnbench.spec import ModelSpec
 
@@ -65,8 +69,13 @@ class SpikingLayer(nn.Module):
             "tau_syn_s": spec.neuron.tau_syn_s,
             "dt_s": dt_s,
         }
-        self.neuron = LIFParameters.from_spec(spec.neuron, dt_s)
-        self.surrogate = make_surrogate(spec.surrogate)
+        self.cell = Cell(
+            LIF,
+            parameters_from_spec(spec.neuron, dt_s),
+            make_surrogate(spec.surrogate),
+            spec.neuron.reset,
+            spec.neuron.gradient_through_reset,
+        )
         self.dropout = spec.dropout
         self.weight = initial_weight(
             n_units, n_in, gain=spec.input_gain, generator=generator, **taus
@@ -77,16 +86,42 @@ class SpikingLayer(nn.Module):
             else None
         )
 
-    def forward(self, spikes: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """This layer's spikes from those below, of shape (time, batch, unit below).
+    def forward(
+        self,
+        inputs: Tensor | EventBatch,
+        *,
+        weight: Tensor | None,
+        outgoing_weight: Tensor | None = None,
+        gate: Tensor | None = None,
+        state: Any = None,
+        engine: Engine = "auto",
+        keep_spikes: bool = False,
+        keep_membranes: bool = False,
+    ) -> ScanResult:
+        """What this layer does. Parameters as in `snnbench.models.scan.scan`.
 
-        With a `dropout` generator each unit is silent for a whole sample with the spec's probability,
-        and the others' spikes count 1 / (1 - probability).
+        `weight` is the layer's own for spikes from below; None says that `inputs` have been through it, as
+        the `outgoing_weight` of the layer below. `gate` comes from `draw_gate`.
         """
-        # all time steps through the weights at once: one large product instead of one per step
-        drive = nn.functional.linear(spikes, self.weight)
-        gate = None
-        if dropout is not None and self.dropout > 0:
-            draw = torch.rand(drive.shape[1:], generator=dropout, device=drive.device)
-            gate = (draw >= self.dropout).to(drive.dtype) / (1 - self.dropout)
-        return scan(drive, self.recurrent_weight, self.neuron, self.surrogate, gate=gate).spikes
+        return scan(
+            inputs,
+            weight,
+            self.recurrent_weight,
+            self.cell,
+            outgoing_weight=outgoing_weight,
+            state=state,
+            gate=gate,
+            keep_spikes=keep_spikes,
+            keep_membranes=keep_membranes,
+            engine=engine,
+        )
+
+    def draw_gate(self, n_batch: int, dropout: torch.Generator | None) -> Tensor | None:
+        """Dropout for a batch: each unit is silent for a whole sample with the spec's probability, and the
+        others' spikes count 1 / (1 - probability). None without a generator or a probability.
+        """
+        if dropout is None or self.dropout == 0:
+            return None
+        size = (n_batch, len(self.weight))
+        draw = torch.rand(size, generator=dropout, device=self.weight.device)
+        return (draw >= self.dropout).to(self.weight.dtype) / (1 - self.dropout)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from snnbench.data_prep.batch import EventBatch, events_of_steps
+from snnbench.models.engines import Engine
 from snnbench.models.layers import SpikingLayer
-from snnbench.models.readout import LeakyReadout
+from snnbench.models.readout import LeakyReadout, logits
+from snnbench.models.scan import sizes_of
 from snnbench.spec import ModelSpec
 
 
@@ -22,13 +27,43 @@ class NetworkOutput(NamedTuple):
     """Spikes per sample and unit of every hidden layer, each of shape (batch, unit)."""
 
 
-class SpikingNetwork(nn.Module):
-    """Hidden spiking layers and a readout. Holds weights only: state lives within one forward pass."""
+class _Stretch(NamedTuple):
+    """What a stretch of time steps gives."""
 
-    def __init__(self, layers: list[SpikingLayer], readout: LeakyReadout) -> None:
+    membranes: Tensor
+    """Of the readout, (time, batch, class)."""
+    spike_counts: tuple[Tensor, ...]
+    states: tuple[Any, ...]
+    """Of all layers and the readout after the stretch."""
+
+
+class SpikingNetwork(nn.Module):
+    """Hidden spiking layers and a readout. Holds weights only: state lives within one forward pass.
+
+    Parameters
+    ----------
+    layers, readout
+        From the input to the output.
+    recompute_steps
+        With a number, time is cut into stretches of so many steps. The forward pass keeps only the state
+        between stretches, and the backward pass computes each stretch again before it goes through it: less
+        memory for more time. Without, everything the backward pass needs is kept.
+    """
+
+    engine: Engine = "auto"
+    """Implementation of the scan; no part of a spec, since all of them agree."""
+
+    def __init__(
+        self,
+        layers: list[SpikingLayer],
+        readout: LeakyReadout,
+        *,
+        recompute_steps: int | None = None,
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.readout = readout
+        self.recompute_steps = recompute_steps
 
     @property
     def layer_names(self) -> list[str]:
@@ -40,25 +75,96 @@ class SpikingNetwork(nn.Module):
         """Number of trained weights."""
         return sum(p.numel() for p in self.parameters())
 
-    def forward(self, spikes: Tensor, dropout: torch.Generator | None = None) -> NetworkOutput:
-        """Classify input spikes of shape (time, batch, channel).
+    def forward(
+        self, inputs: Tensor | EventBatch, dropout: torch.Generator | None = None
+    ) -> NetworkOutput:
+        """Classify input spikes, as events or of shape (time, batch, channel).
 
         `dropout` gives the noise of training; None, as in evaluation, silences no unit.
         """
-        hidden = self.hidden_spikes(spikes, dropout)
-        return NetworkOutput(self.readout(hidden[-1]), tuple(h.sum(dim=0) for h in hidden))
+        n_steps, n_batch = sizes_of(inputs)
+        gates = self._gates(n_batch, dropout)
+        if self.recompute_steps is None or self.recompute_steps >= n_steps:
+            stretch = self._stretch(inputs, gates, self._at_rest)
+            return NetworkOutput(logits(stretch.membranes), stretch.spike_counts)
+        membranes, counts, states = [], [], self._at_rest
+        for first in range(0, n_steps, self.recompute_steps):
+            part = _steps(inputs, first, min(n_steps, first + self.recompute_steps))
+            stretch = checkpoint(
+                self._stretch, part, gates, states, use_reentrant=False, preserve_rng_state=False
+            )
+            membranes.append(stretch.membranes)
+            counts.append(stretch.spike_counts)
+            states = stretch.states
+        return NetworkOutput(
+            logits(torch.cat(membranes)),
+            tuple(sum(layer[1:], layer[0]) for layer in zip(*counts, strict=False)),
+        )
 
-    def hidden_spikes(self, spikes: Tensor, dropout: torch.Generator | None = None) -> list[Tensor]:
+    def hidden_spikes(
+        self, inputs: Tensor | EventBatch, dropout: torch.Generator | None = None
+    ) -> list[Tensor]:
         """Spikes of every hidden layer, each of shape (time, batch, unit)."""
-        hidden = []
-        for layer in self.layers:
-            spikes = layer(spikes, dropout)
-            hidden.append(spikes)
+        hidden: list[Tensor] = []
+        gates = self._gates(sizes_of(inputs)[1], dropout)
+        for layer, gate in zip(self._layers, gates, strict=True):
+            below = hidden[-1] if hidden else inputs
+            result = layer(
+                below, weight=layer.weight, gate=gate, keep_spikes=True, engine=self.engine
+            )
+            hidden.append(result.spikes)
         return hidden
+
+    def _stretch(
+        self, inputs: Tensor | EventBatch, gates: Sequence[Tensor | None], states: Sequence[Any]
+    ) -> _Stretch:
+        counts, after = [], []
+        weight: Tensor | None = self._layers[0].weight
+        onward = [*(layer.weight for layer in self._layers[1:]), self.readout.weight]
+        for layer, gate, state, outgoing in zip(
+            self._layers, gates, states[:-1], onward, strict=True
+        ):
+            result = layer(
+                inputs,
+                weight=weight,
+                outgoing_weight=outgoing,
+                gate=gate,
+                state=state,
+                engine=self.engine,
+            )
+            # what has been through the next layer's weights is its drive
+            inputs, weight = result.projected, None
+            counts.append(result.counts)
+            after.append(result.state)
+        out = self.readout(inputs, state=states[-1], engine=self.engine)
+        return _Stretch(out.membranes, tuple(counts), (*after, out.state))
+
+    def _gates(self, n_batch: int, dropout: torch.Generator | None) -> list[Tensor | None]:
+        return [layer.draw_gate(n_batch, dropout) for layer in self._layers]
+
+    @property
+    def _layers(self) -> list[SpikingLayer]:
+        return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
+
+    @property
+    def _at_rest(self) -> tuple[None, ...]:
+        return (None,) * (len(self.layers) + 1)
+
+
+def _steps(inputs: Tensor | EventBatch, first: int, stop: int) -> Tensor | EventBatch:
+    if isinstance(inputs, EventBatch):
+        return events_of_steps(inputs, first, stop)
+    return inputs[first:stop]
 
 
 def build(
-    spec: ModelSpec, n_inputs: int, n_outputs: int, dt_s: float, generator: torch.Generator
+    spec: ModelSpec,
+    n_inputs: int,
+    n_outputs: int,
+    dt_s: float,
+    generator: torch.Generator,
+    *,
+    recompute_steps: int | None = None,
 ) -> SpikingNetwork:
     """A network with fresh weights, on the CPU.
 
@@ -72,9 +178,13 @@ def build(
         Width of a time bin in s, from which the decays follow.
     generator
         Where the initial weights come from (on the CPU, so that every device begins the same).
+    recompute_steps
+        As in `SpikingNetwork`.
     """
     sizes = (n_inputs, *spec.hidden)
     layers = [SpikingLayer(below, size, spec, dt_s, generator) for below, size in pairwise(sizes)]
     return SpikingNetwork(
-        layers, LeakyReadout(spec.hidden[-1], n_outputs, spec.readout, dt_s, generator)
+        layers,
+        LeakyReadout(spec.hidden[-1], n_outputs, spec.readout, dt_s, generator),
+        recompute_steps=recompute_steps,
     )

@@ -10,11 +10,17 @@ tempotron). The maximum passes the gradient on to one time step only.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from snnbench.models.engines import Engine
 from snnbench.models.layers import initial_weight
-from snnbench.models.neurons import decay, impulse_response
+from snnbench.models.neurons.leaky import LEAKY, Parameters
+from snnbench.models.neurons.lif import decay
+from snnbench.models.scan import scan
+from snnbench.models.scan_types import Cell, ScanResult
 from snnbench.spec import ReadoutSpec
 
 
@@ -37,7 +43,9 @@ class LeakyReadout(nn.Module):
         self, n_in: int, n_classes: int, spec: ReadoutSpec, dt_s: float, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.alpha, self.beta = decay(dt_s, spec.tau_syn_s), decay(dt_s, spec.tau_mem_s)
+        self.cell = Cell(
+            LEAKY, Parameters(decay(dt_s, spec.tau_syn_s), decay(dt_s, spec.tau_mem_s))
+        )
         self.weight = initial_weight(
             n_classes,
             n_in,
@@ -48,20 +56,14 @@ class LeakyReadout(nn.Module):
             generator=generator,
         )
 
-    def membranes(self, spikes: Tensor) -> Tensor:
-        """U[n] for spikes of shape (time, batch, unit); shape (time, batch, class)."""
-        drive = nn.functional.linear(spikes, self.weight)
-        # linear in the drive, so all steps are one product with the impulse response
-        kernel = impulse_matrix(self.alpha, self.beta, len(drive)).to(drive)
-        return (kernel @ drive.flatten(1)).view_as(drive)
-
-    def forward(self, spikes: Tensor) -> Tensor:
-        """Logits of shape (batch, class)."""
-        return self.membranes(spikes).max(dim=0).values
+    def forward(self, drive: Tensor, *, state: Any = None, engine: Engine = "auto") -> ScanResult:
+        """Membranes of shape (time, batch, class), and the state, for a drive of that shape: spikes through
+        this readout's weight.
+        """
+        return scan(drive, None, None, self.cell, state=state, engine=engine)
 
 
-def impulse_matrix(alpha: float, beta: float, n_steps: int) -> Tensor:
-    """K with U = K D: K[n, m] is the membrane at n after a drive of 1 at m; float64, (time, time)."""
-    response = torch.tensor(impulse_response(alpha, beta, n_steps), dtype=torch.float64)
-    lag = torch.arange(n_steps)[:, None] - torch.arange(n_steps)[None, :]
-    return torch.where(lag >= 0, response[lag.clamp(min=0)], 0.0)
+def logits(membranes: Tensor) -> Tensor:
+    """Largest membrane over time, (batch, class)."""
+    # along the axis that runs through memory, so that neither this nor its gradient copies
+    return membranes.transpose(0, 1).max(dim=1).values

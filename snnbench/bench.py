@@ -5,7 +5,8 @@
 A run folder holds, besides what training writes (see `snnbench.train`),
 
     predictions.npz   test predictions with labels and speakers
-    pictures/         learning curves and confusion matrix, SVG and PNG
+    pictures/         learning curves, confusion matrix; weights, rates and spikes before and after
+                      training; SVG and PNG
     record.json       written last: a folder with a record is a finished run
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import csv
 import datetime
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,12 @@ from snnbench.spec import RunSpec, TaskSpec
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
 
     from snnbench.data_prep.store import SpikeDataset
+    from snnbench.models.engines import Engine
     from snnbench.models.network import SpikingNetwork
+    from snnbench.profiling import NoProfile
     from snnbench.tracking import NullTracker
     from snnbench.train import BatchReport, EpochReport, FitResult
 
@@ -86,6 +90,8 @@ def run_seed(
     on_batch: Callable[[BatchReport], None] | None = None,
     resume: bool = False,
     tuning_trials: int = 0,
+    engine: Engine = "auto",
+    profile: NoProfile | None = None,
 ) -> RunRecord:
     """Train one seed, read the test split once, and write the record.
 
@@ -97,12 +103,15 @@ def run_seed(
     tracker : where metrics are shown, inside its own context.
     on_epoch, on_batch : called after each, for progress.
     tuning_trials : hyperparameter trials spent before, told in the record.
+    engine : which implementation of the scan runs.
+    profile : learns where the time of training goes.
 
     Raises
     ------
     SnnbenchError
         The folder holds another run, or one and `resume` is false.
     """
+    from snnbench.models.engines import resolve_engine
     from snnbench.train import MODEL_FILE, fit
 
     def tracked(report: EpochReport) -> None:
@@ -120,6 +129,8 @@ def run_seed(
         on_epoch=tracked,
         on_batch=on_batch,
         resume=resume,
+        engine=engine,
+        profile=profile,
     )
     evaluating = time.perf_counter()
     predictions, operations = (
@@ -153,12 +164,20 @@ def run_seed(
         tuning_trials=tuning_trials,
         predictions_sha256=predictions_sha256,
         checkpoint_sha256=file_sha256(folder / MODEL_FILE) if predictions is not None else None,
-        environment=describe(_device_name(device), threads=1, deterministic=True),
+        environment=describe(
+            _device_name(device),
+            threads=1,
+            deterministic=True,
+            engine=resolve_engine(engine, device),
+        ),
         started_at=started_at,
         wall_s=trained_s + time.perf_counter() - evaluating,
         seconds_per_epoch=0.0 if result.epochs_run == 0 else result.seconds_per_epoch,
     )
-    pictures = draw_pictures(folder, record, dataset, predictions)
+    figures = run_figures(folder, record, dataset, predictions)
+    if result.network:
+        figures |= before_and_after(spec, dataset, result.network, device)
+    pictures = save_pictures(folder / PICTURES, figures)
     write_record(folder / RECORD_FILE, record)
     weights = [folder / MODEL_FILE] if predictions is not None else []
     tracker.finish(record, [folder / RECORD_FILE, *weights, *pictures])
@@ -189,35 +208,79 @@ def epoch_metrics(report: EpochReport) -> dict[str, float]:
         "loss": report.loss,
         "train_accuracy": report.train.accuracy,
         "valid_accuracy": report.valid.accuracy,
+        "events_per_s": report.events_per_s,
+        "train_seconds": report.train_seconds,
         "seconds": report.seconds,
         **{f"rate_hz.{layer}": rate for layer, rate in report.rate_hz.items()},
     }
 
 
-def draw_pictures(
+def run_figures(
     folder: Path, record: RunRecord, dataset: SpikeDataset, predictions: Predictions | None
-) -> list[Path]:
-    """Learning curves and confusion matrix of a run, as SVG and PNG."""
+) -> dict[str, Figure]:
+    """Learning curves and confusion matrix of a run, by file name."""
     from snnbench import plots
     from snnbench.train import HISTORY_FILE
 
-    task = record.spec.task
-    title = f"{record.spec.model.name} on {task.name}, seed {record.spec.seed}"
-    note = "synthetic data" if task.synthetic else ""
     figures = {}
     if (folder / HISTORY_FILE).is_file():
         history = read_history(folder / HISTORY_FILE)
-        figures["learning-curves"] = plots.learning_curves(history, title=title, note=note)
+        figures["learning-curves"] = plots.learning_curves(history, **_captions(record.spec))
     if predictions is not None:
-        matrix = confusion(predictions.predictions, predictions.labels, task.n_classes)
         classes = dataset.header.classes
-        figures["confusion"] = plots.confusion_matrix(matrix, classes, title=title, note=note)
+        matrix = confusion(predictions.predictions, predictions.labels, record.spec.task.n_classes)
+        figures["confusion"] = plots.confusion_matrix(matrix, classes, **_captions(record.spec))
+    return figures
+
+
+def before_and_after(
+    spec: RunSpec, dataset: SpikeDataset, network: SpikingNetwork, device: torch.device
+) -> dict[str, Figure]:
+    """What training has changed in a network, seen on validation samples; figures by file name."""
+    from snnbench import network_plots
+    from snnbench.checkpoint import build_for
+    from snnbench.data_prep.loader import SpikeLoader
+    from snnbench.seeding import make_generator
+    from snnbench.snapshot import take_snapshot
+
+    valid = dataset.split("valid")
+    loader = SpikeLoader(valid, spec, device)
+    untrained = build_for(spec, make_generator(spec.seed, "init")).to(device)
+    untrained.engine = network.engine
+    before, after = (take_snapshot(n, loader, spec.task.duration_s) for n in (untrained, network))
+    captions = _captions(spec)
+    return {
+        "weights": network_plots.weight_histograms(before, after, **captions),
+        "rates": network_plots.rate_histograms(before, after, **captions),
+        "rasters": network_plots.hidden_rasters(
+            before,
+            after,
+            dt_s=spec.train.dt_s,
+            duration_s=spec.task.duration_s,
+            classes=dataset.header.classes,
+            label=int(valid.labels[after.sample]),
+            **captions,
+        ),
+    }
+
+
+def save_pictures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
+    """Write figures as SVG and PNG."""
+    from snnbench import plots
+
     paths = []
     for name, figure in figures.items():
         for suffix in (".svg", ".png"):
-            paths.append(folder / PICTURES / (name + suffix))
+            paths.append(folder / (name + suffix))
             plots.save(figure, paths[-1])
     return paths
+
+
+def _captions(spec: RunSpec) -> dict[str, str]:
+    return {
+        "title": f"{spec.model.name} on {spec.task.name}, seed {spec.seed}",
+        "note": "synthetic data" if spec.task.synthetic else "",
+    }
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
@@ -228,7 +291,7 @@ def read_history(path: Path) -> dict[str, list[float]]:
 
 
 def evaluate_again(
-    folder: Path, dataset: SpikeDataset, device: torch.device
+    folder: Path, dataset: SpikeDataset, device: torch.device, engine: Engine = "auto"
 ) -> tuple[RunRecord, Predictions, int]:
     """Predict a finished run's test split again from its weights.
 
@@ -242,6 +305,7 @@ def evaluate_again(
         No finished run there, weights that are not the record's, or other data.
     """
     from snnbench.checkpoint import load_network
+    from snnbench.models.engines import resolve_engine
     from snnbench.train import MODEL_FILE
 
     record = finished_record(folder)
@@ -258,6 +322,7 @@ def evaluate_again(
             f" {record.data.fingerprint}"
         )
     network, spec = load_network(folder / MODEL_FILE)
+    network.engine = resolve_engine(engine, device)
     predictions, _ = open_test_once(dataset, network.to(device), spec, device)
     stored = read_predictions(folder / PREDICTIONS_FILE)
     return record, predictions, int((stored.predictions != predictions.predictions).sum())

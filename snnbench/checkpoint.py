@@ -94,7 +94,14 @@ def load_network(path: Path) -> tuple[SpikingNetwork, RunSpec]:
 
 def build_for(spec: RunSpec, generator: torch.Generator) -> SpikingNetwork:
     """A fresh network of the right size for a run."""
-    return build(spec.model, spec.n_channels, spec.task.n_classes, spec.train.dt_s, generator)
+    return build(
+        spec.model,
+        spec.n_channels,
+        spec.task.n_classes,
+        spec.train.dt_s,
+        generator,
+        recompute_steps=spec.train.recompute_steps,
+    )
 
 
 def restore_weights(network: SpikingNetwork, tensors: Mapping[str, Tensor], path: Path) -> None:

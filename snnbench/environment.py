@@ -14,7 +14,9 @@ from snnbench.record import Environment
 PACKAGES = ("torch", "numpy", "scipy", "numba", "h5py", "soxr", "espeakng-loader")
 
 
-def describe(device: str, *, threads: int, deterministic: bool) -> Environment:
+def describe(
+    device: str, *, threads: int, deterministic: bool, engine: str | None = None
+) -> Environment:
     """The environment of this process, for a record."""
     commit, dirty = git_state(Path(__file__).resolve().parent)
     return Environment(
@@ -28,6 +30,7 @@ def describe(device: str, *, threads: int, deterministic: bool) -> Environment:
         device=device,
         threads=threads,
         deterministic=deterministic,
+        engine=engine,
     )
 
 

@@ -1,7 +1,8 @@
 """Where things live on disk, and how files appear: whole or not at all.
 
 `SNNBENCH_HOME` moves runs, the MLflow store and the local board; `SNNBENCH_DATA` moves data sets and
-cached tables. Without them the platform's user folders are used.
+cached tables. Without them the platform's user folders are used. Compiled kernels always go to the
+platform's user cache (`XDG_CACHE_HOME` moves it).
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ def data_dir() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("snnbench"))
+
+
+def kernel_dir() -> Path:
+    """Folder for compiled kernels; not created here."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("snnbench")) / "kernels"
 
 
 def dataset_path(name: str) -> Path:

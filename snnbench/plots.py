@@ -65,7 +65,7 @@ STYLE: dict[Any, Any] = {
 }
 
 _NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
-_RASTERIZE_ABOVE = 2000
+RASTERIZE_ABOVE = 2000
 """More marks than this are drawn as an image inside an SVG or PDF, which keeps the file small."""
 _KHZ_TICKS = (10, 5, 2, 1, 0.5, 0.25, 0.125)
 _ENVELOPE_POINTS = 1200
@@ -176,7 +176,7 @@ def audio_raster(
             markersize=1.15,
             markeredgewidth=0,
             color=BLUE,
-            rasterized=times.size > _RASTERIZE_ABOVE,
+            rasterized=times.size > RASTERIZE_ABOVE,
         )
         raster.set_xlim(0, duration_s)
         raster.set_ylim(n_units - 0.5, -0.5)
@@ -233,7 +233,7 @@ def learning_curves(
         panels[1].yaxis.set_major_formatter(_percent)
         if best is not None:
             panels[1].plot(epoch[best], valid[best], "o", color=ORANGE, markersize=5.5)
-        for colour, (layer, rate) in zip(_cycled(len(rates)), rates.items(), strict=True):
+        for colour, (layer, rate) in zip(layer_colours(len(rates)), rates.items(), strict=True):
             _curve(panels[2], epoch, rate, colour, layer)
         if rates:
             panels[2].set_title("Mean firing rate (Hz)")
@@ -413,7 +413,8 @@ def _percent(fraction: float, _position: float = 0) -> str:
     return f"{100 * fraction:g}%"
 
 
-def _cycled(n: int) -> list[str]:
+def layer_colours(n: int) -> list[str]:
+    """Colours of n hidden layers, the same in every picture."""
     return [LAYER_COLOURS[i % len(LAYER_COLOURS)] for i in range(n)]
 
 

@@ -61,6 +61,8 @@ class Environment(_Schema):
     device: str
     threads: int
     deterministic: bool
+    engine: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Implementation of the scan that ran (snnbench/models/engines.py); None in records that came before."""
 
 
 class Operations(_Schema):

@@ -32,8 +32,8 @@ def deterministic() -> Iterator[None]:
     """Within the block PyTorch takes deterministic algorithms or fails, and one CPU thread.
 
     The last bits of a matrix product depend on the number of threads: with one, a result does not
-    depend on the number of cores. For layers of some hundred units one thread is also the fastest;
-    seeds that run side by side use the other cores. The old settings return afterwards.
+    depend on the number of cores. Seeds that run side by side use the other cores, better than more
+    threads in one run would. The old settings return afterwards.
     """
     import torch
 

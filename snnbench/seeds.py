@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -26,11 +27,16 @@ from snnbench.seeding import resolve_device
 from snnbench.spec import RunSpec
 
 if TYPE_CHECKING:
+    from snnbench.models.engines import Engine
+    from snnbench.profiling import NoProfile
     from snnbench.tracking import NullTracker
     from snnbench.train import BatchReport, EpochReport
 
 OnEpoch = Callable[[RunSpec, "EpochReport"], None]
 OnBatch = Callable[[RunSpec, "BatchReport"], None]
+
+_REPORT_EVERY_S = 0.2
+"""How often a run in a process of its own tells how far it is within an epoch."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,16 @@ class Job:
     device: str
     track: bool
     tuning_trials: int
+    engine: Engine = "auto"
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, workers: int, on_epoch: OnEpoch, on_batch: OnBatch
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    on_epoch: OnEpoch,
+    on_batch: OnBatch,
+    profile: NoProfile | None = None,
 ) -> list[RunRecord]:
     """Records of all jobs, in their order; only those without a record run, `workers` at a time.
 
@@ -55,7 +67,8 @@ def run_jobs(
     jobs : runs, each with a folder of its own.
     workers : processes; 1 runs in this one.
     on_epoch : called in this process after each epoch of any run.
-    on_batch : called after each batch, where the runs are in this process.
+    on_batch : called in this process after batches: all, or of a run in another process some.
+    profile : learns where the time of training goes, where the runs are in this process.
 
     Raises
     ------
@@ -66,9 +79,9 @@ def run_jobs(
     missing = [job for job in jobs if finished_record(job.folder) is None]
     if min(workers, len(missing)) <= 1:
         for job in missing:
-            _run(job, partial(on_epoch, job.spec), partial(on_batch, job.spec))
+            _run(job, partial(on_epoch, job.spec), partial(on_batch, job.spec), profile)
     else:
-        _run_side_by_side(missing, workers, on_epoch)
+        _run_side_by_side(missing, workers, on_epoch, on_batch)
     records = [finished_record(job.folder) for job in jobs]
     return [record for record in records if record is not None]
 
@@ -81,7 +94,8 @@ def default_workers(device: str) -> int:
 def _run(
     job: Job,
     on_epoch: Callable[[EpochReport], None],
-    on_batch: Callable[[BatchReport], None] | None = None,
+    on_batch: Callable[[BatchReport], None],
+    profile: NoProfile | None = None,
 ) -> None:
     from snnbench.data_prep.store import SpikeDataset
 
@@ -96,6 +110,8 @@ def _run(
             on_batch=on_batch,
             resume=True,
             tuning_trials=job.tuning_trials,
+            engine=job.engine,
+            profile=profile,
         )
 
 
@@ -113,11 +129,19 @@ def _tracker(job: Job) -> NullTracker:
     )
 
 
-def _run_side_by_side(jobs: Sequence[Job], workers: int, on_epoch: OnEpoch) -> None:
+def _run_side_by_side(
+    jobs: Sequence[Job], workers: int, on_epoch: OnEpoch, on_batch: OnBatch
+) -> None:
     # spawn: a forked child would inherit locks of torch's threads
     context = multiprocessing.get_context("spawn")
     reports: Any = context.Queue()
     by_id = {job.spec.run_id: job.spec for job in jobs}
+    listeners: dict[str, Callable[[RunSpec, Any], None]] = {"epoch": on_epoch, "batch": on_batch}
+
+    def pass_on() -> None:
+        for kind, run_id, report in _drain(reports):
+            listeners[kind](by_id[run_id], report)
+
     pool = ProcessPoolExecutor(
         min(workers, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(reports,)
     )
@@ -126,12 +150,10 @@ def _run_side_by_side(jobs: Sequence[Job], workers: int, on_epoch: OnEpoch) -> N
             waiting: set[Future[None]] = {pool.submit(_run_in_worker, job) for job in jobs}
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                for run_id, report in _drain(reports):
-                    on_epoch(by_id[run_id], report)
+                pass_on()
                 for future in done:
                     future.result()
-            for run_id, report in _drain(reports):
-                on_epoch(by_id[run_id], report)
+            pass_on()
     except BrokenProcessPool:
         raise SnnbenchError(
             "a run's process was killed (out of memory?); finished epochs are kept, run the same"
@@ -154,7 +176,15 @@ def _start_worker(reports: Any) -> None:
 
 
 def _run_in_worker(job: Job) -> None:
-    _run(job, lambda report: _reports.put((job.spec.run_id, report)))
+    run_id, told_at = job.spec.run_id, 0.0
+
+    def on_batch(report: BatchReport) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= _REPORT_EVERY_S:
+            told_at = time.monotonic()
+            _reports.put(("batch", run_id, report))
+
+    _run(job, lambda report: _reports.put(("epoch", run_id, report)), on_batch)
 
 
 @contextmanager
@@ -167,7 +197,8 @@ def _children_stopped_on_error() -> Iterator[None]:
         raise
 
 
-def _drain(reports: Any) -> Iterator[tuple[str, EpochReport]]:
+def _drain(reports: Any) -> Iterator[tuple[str, str, EpochReport | BatchReport]]:
+    """Kind, run and content of every report that waits."""
     while True:
         try:
             yield reports.get_nowait()

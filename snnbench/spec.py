@@ -95,8 +95,10 @@ class NeuronSpec(Spec):
 class SurrogateSpec(Spec):
     """Derivative used for the spike in the backward pass."""
 
-    kind: Literal["superspike"] = "superspike"
-    """superspike: 1 / (1 + slope |u - threshold|)^2 (Zenke & Ganguli 2018, eq. 2.6)."""
+    kind: Literal["superspike", "sigmoid", "triangle", "boxcar", "gaussian"] = "superspike"
+    """With x = u - threshold. superspike: 1 / (1 + slope |x|)^2; sigmoid: 4 s (1 - s) with
+    s = 1 / (1 + exp(-slope x)); triangle: max(0, 1 - slope |x|); boxcar: 1 where |x| < 1 / (2 slope);
+    gaussian: exp(-(slope x)^2 / 2). Each is 1 at threshold (models/surrogate.py)."""
     slope: float = Field(default=100.0, gt=0)
 
 
@@ -190,6 +192,9 @@ class TrainSpec(Spec):
     schedule: Literal["constant", "cosine"] = "constant"
     gradient_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole gradient; None leaves it as it is."""
+    recompute_steps: int | None = Field(default=None, ge=1)
+    """Keep the network's state only every so many steps, and compute the rest again in the backward pass:
+    less memory for more time. None keeps everything."""
     activity: ActivitySpec = ActivitySpec()
     augment: AugmentSpec = AugmentSpec()
 

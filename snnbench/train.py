@@ -19,7 +19,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +31,18 @@ from snnbench.checkpoint import (
     save_network,
     save_tensors,
 )
-from snnbench.data_prep.batch import Batch
+from snnbench.data_prep.batch import EventBatch
 from snnbench.data_prep.loader import SpikeLoader
 from snnbench.data_prep.spikes import Spikes
 from snnbench.errors import SnnbenchError
 from snnbench.evaluate import predict_loader
+from snnbench.memory import estimate_training, require_memory
 from snnbench.metrics import Counts, count_correct
+from snnbench.models.engines import Engine, resolve_engine
 from snnbench.models.network import SpikingNetwork
 from snnbench.models.regularise import activity_loss
 from snnbench.paths import write_text
+from snnbench.profiling import NoProfile
 from snnbench.seeding import deterministic, make_generator
 from snnbench.spec import RunSpec, TrainSpec
 
@@ -58,7 +61,9 @@ class BatchReport(NamedTuple):
     samples_done: int
     samples: int
     loss: float
-    """Of this batch."""
+    """Mean over the epoch's samples so far."""
+    events_per_s: float
+    """Input spikes trained on per second, over the epoch so far."""
 
 
 class EpochReport(NamedTuple):
@@ -73,11 +78,26 @@ class EpochReport(NamedTuple):
     valid: Counts
     rate_hz: dict[str, float]
     """Mean spikes per second and unit of each hidden layer, over the training samples."""
+    input_spikes: int
+    """Spikes of all training samples, as binned and changed for this epoch."""
+    train_seconds: float
+    """Training alone: batches, forward, backward and update."""
     seconds: float
+    """Of the whole epoch: training and validation."""
     chosen_epoch: int
     """Epoch with the best validation accuracy so far."""
     warnings: tuple[str, ...]
     """Dead or saturated layers, in words."""
+
+    @property
+    def events_per_s(self) -> float:
+        """Input spikes trained on per second."""
+        return self.input_spikes / self.train_seconds
+
+    def is_last(self, spec: TrainSpec) -> bool:
+        """Whether all epochs are done, or patience has run out."""
+        waited = self.epoch - self.chosen_epoch
+        return self.epoch >= spec.epochs or (spec.patience is not None and waited >= spec.patience)
 
 
 class FitResult(NamedTuple):
@@ -94,6 +114,17 @@ class FitResult(NamedTuple):
     """Mean over the finished epochs, validation included; nan without any."""
 
 
+class _Trained(NamedTuple):
+    """One pass over the training data."""
+
+    loss: float
+    counts: Counts
+    rates: list[Tensor]
+    """Mean spikes per sample of every unit, one tensor of shape (unit,) per hidden layer."""
+    input_spikes: int
+    seconds: float
+
+
 class _Diverged(Exception):
     """Loss or gradient is no longer a finite number."""
 
@@ -108,6 +139,8 @@ def fit(
     on_epoch: Callable[[EpochReport], None] | None = None,
     on_batch: Callable[[BatchReport], None] | None = None,
     resume: bool = False,
+    engine: Engine = "auto",
+    profile: NoProfile | None = None,
 ) -> FitResult:
     """Train a network and keep the epoch with the best validation accuracy, the earlier one at a tie.
 
@@ -126,6 +159,10 @@ def fit(
         Called after each epoch, when its state is safely on disk, and after each batch.
     resume
         Go on from the folder's state; without one, begin.
+    engine
+        Which implementation of the scan runs.
+    profile
+        A `snnbench.profiling.Profile` learns where the time goes; the weights stay the same.
 
     Returns
     -------
@@ -135,11 +172,15 @@ def fit(
     Raises
     ------
     SnnbenchError
-        The splits do not fit the task; the folder holds a run and `resume` is false; its state is
-        damaged or another run's.
+        The splits do not fit the task; the memory does not suffice; the folder holds a run and
+        `resume` is false; its state is damaged, another run's or another engine's; the engine does
+        not run on the device.
     """
-    with deterministic():
-        run = _Run(spec, device)
+    profile = profile or NoProfile()
+    engine = resolve_engine(engine, device)
+    require_memory(estimate_training(spec, train, valid, device.type, engine), spec, device)
+    with deterministic(), profile.region("other"):
+        run = _Run(spec, device, engine, profile)
         if (folder / RESUME_FILE).exists():
             if not resume:
                 raise SnnbenchError(
@@ -147,18 +188,24 @@ def fit(
                 )
             run.load(folder)
             run.write_views(folder)
-        train_loader = SpikeLoader(train, spec, device, augmentation=run.generators.get("augment"))
-        valid_loader = SpikeLoader(valid, spec, device)
+        with profile.region("reading the spikes"):
+            augmentation = run.generators.get("augment")
+            train_loader = SpikeLoader(train, spec, device, augmentation=augmentation)
+            valid_loader = SpikeLoader(valid, spec, device)
+        with profile.region("compiling"):
+            run.compile_kernels(valid_loader)
         while not run.is_over:
             started = time.perf_counter()
             try:
-                loss, counts, rates = run.train_epoch(train_loader, on_batch)
+                trained = run.train_epoch(train_loader, on_batch)
             except _Diverged:
                 return run.result("diverged")
-            predictions = predict_loader(run.network, valid_loader).predictions
-            run.finish_epoch(loss, counts, count_correct(predictions, valid.labels), rates, started)
-            run.save(folder)
-            run.write_views(folder)
+            with profile.region("validation"):
+                predictions = predict_loader(run.network, valid_loader).predictions
+            run.finish_epoch(trained, count_correct(predictions, valid.labels), started)
+            with profile.region("saving"):
+                run.save(folder)
+                run.write_views(folder)
             if on_epoch is not None:
                 on_epoch(run.history[-1])
         return run.result("finished")
@@ -167,10 +214,15 @@ def fit(
 class _Run:
     """Everything that changes while a network trains."""
 
-    def __init__(self, spec: RunSpec, device: torch.device) -> None:
+    def __init__(
+        self, spec: RunSpec, device: torch.device, engine: Engine, profile: NoProfile
+    ) -> None:
         self.spec = spec
         self.device = device
+        self.profile = profile
         self.network = build_for(spec, make_generator(spec.seed, "init")).to(device)
+        self.network.engine = engine
+        profile.watch(self.network, device)
         self.optimiser = make_optimiser(self.network, spec.train)
         self.generators = {
             "order": make_generator(spec.seed, "order"),
@@ -188,75 +240,92 @@ class _Run:
 
     @property
     def is_over(self) -> bool:
-        """Whether all epochs are done, or patience has run out."""
-        done, patience = len(self.history), self.spec.train.patience
-        out_of_patience = patience is not None and done and done - self.best.epoch >= patience
-        return done >= self.spec.train.epochs or bool(out_of_patience)
+        """Whether there is no epoch left to do."""
+        return bool(self.history) and self.history[-1].is_last(self.spec.train)
+
+    def compile_kernels(self, loader: SpikeLoader) -> None:
+        """Let kernels be compiled now, so that no epoch's time has it in it; changes nothing."""
+        output = self.network(loader.event_batch(torch.zeros(1, dtype=torch.int64)))
+        output.logits.sum().backward()
+        self.optimiser.zero_grad()
 
     def train_epoch(
         self, loader: SpikeLoader, on_batch: Callable[[BatchReport], None] | None
-    ) -> tuple[float, Counts, list[Tensor]]:
-        """One pass over the training data: mean loss, accuracy, mean spikes per sample and unit."""
+    ) -> _Trained:
+        """One pass over the training data."""
+        started = time.perf_counter()
         epoch = len(self.history) + 1
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.spec.train, epoch)
-        done, loss_sum, correct = 0, 0.0, 0
+        done, loss_sum, correct, input_spikes = 0, 0.0, 0, 0
         spike_sums: list[Tensor] = []
-        for batch in loader.batches(self.spec.train.batch_size, self.generators["order"]):
+        batches = loader.event_batches(self.spec.train.batch_size, self.generators["order"])
+        for batch in self.profile.each("batches", batches):
             loss, hits, counts = self.train_batch(batch)
             n = len(batch.labels)
             done, loss_sum, correct = done + n, loss_sum + loss * n, correct + hits
+            input_spikes += len(batch.channels)
             sums = [c.detach().sum(dim=0) for c in counts]
             before = spike_sums or [torch.zeros_like(s) for s in sums]
             spike_sums = [a + b for a, b in zip(before, sums, strict=True)]
             if on_batch is not None:
-                on_batch(BatchReport(epoch, done, len(loader), loss))
-        rates = [s / done for s in spike_sums]
-        return loss_sum / done, Counts(correct=correct, total=done), rates
+                speed = input_spikes / (time.perf_counter() - started)
+                on_batch(BatchReport(epoch, done, len(loader), loss_sum / done, speed))
+        return _Trained(
+            loss_sum / done,
+            Counts(correct=correct, total=done),
+            [s / done for s in spike_sums],
+            input_spikes,
+            time.perf_counter() - started,
+        )
 
-    def train_batch(self, batch: Batch) -> tuple[float, int, tuple[Tensor, ...]]:
+    def train_batch(self, batch: EventBatch) -> tuple[float, int, tuple[Tensor, ...]]:
         """One gradient step: loss, correct predictions, spike counts."""
-        logits, spike_counts = self.network(batch.spikes, self.generators["dropout"])
-        loss = nn.functional.cross_entropy(logits, batch.labels)
-        loss = loss + activity_loss(spike_counts, self.spec.train.activity)
-        self.optimiser.zero_grad()
-        loss.backward()
-        clip = self.spec.train.gradient_clip
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), clip or math.inf)
-        correct = (logits.argmax(dim=1) == batch.labels).sum()
-        # one transfer for all three; a spiking layer turns nan weights into silence, so that the loss
-        # alone could look fine
-        values = torch.stack([loss.detach(), norm, correct.to(loss.dtype)]).tolist()
+        region = self.profile.region
+        with region("forward"):
+            logits, spike_counts = self.network(batch, self.generators["dropout"])
+        with region("loss"):
+            loss = nn.functional.cross_entropy(logits, batch.labels)
+            loss = loss + activity_loss(spike_counts, self.spec.train.activity)
+        with region("backward"):
+            self.optimiser.zero_grad()
+            loss.backward()
+        with region("gradient norm"):
+            clip = self.spec.train.gradient_clip
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), clip or math.inf)
+            correct = (logits.argmax(dim=1) == batch.labels).sum()
+            # one transfer for all three; a spiking layer turns nan weights into silence, so that the
+            # loss alone could look fine
+            values = torch.stack([loss.detach(), norm, correct.to(loss.dtype)]).tolist()
         if not (math.isfinite(values[0]) and math.isfinite(values[1])):
             raise _Diverged
-        self.optimiser.step()
+        with region("optimiser"):
+            self.optimiser.step()
         return values[0], int(values[2]), spike_counts
 
-    def finish_epoch(
-        self, loss: float, train: Counts, valid: Counts, rates: list[Tensor], started: float
-    ) -> None:
+    def finish_epoch(self, trained: _Trained, valid: Counts, started: float) -> None:
         """Append the epoch's report, and keep its weights if they are the best so far."""
         epoch = len(self.history) + 1
         is_best = not self.history or valid.correct > self.best.valid.correct
         if is_best:
             self.best_weights = {k: v.clone() for k, v in self.network.state_dict().items()}
         duration_s = self.spec.task.duration_s
-        names = self.network.layer_names
+        rates = dict(zip(self.network.layer_names, trained.rates, strict=True))
         self.history.append(
             EpochReport(
                 epoch=epoch,
                 epochs=self.spec.train.epochs,
-                loss=loss,
-                train=train,
+                loss=trained.loss,
+                train=trained.counts,
                 valid=valid,
-                rate_hz={
-                    name: float(r.mean()) / duration_s for name, r in zip(names, rates, strict=True)
-                },
+                rate_hz={name: float(r.mean()) / duration_s for name, r in rates.items()},
+                input_spikes=trained.input_spikes,
+                train_seconds=trained.seconds,
                 seconds=time.perf_counter() - started,
                 chosen_epoch=epoch if is_best else self.best.epoch,
                 warnings=tuple(
                     text
-                    for name, r in zip(names, rates, strict=True)
+                    for name, r in rates.items()
                     for text in activity_warnings(name, r, self.spec.n_steps)
                 ),
             )
@@ -293,7 +362,8 @@ class _Run:
             {**r._asdict(), "train": r.train.model_dump(), "valid": r.valid.model_dump()}
             for r in self.history
         ]
-        save_tensors(folder / RESUME_FILE, tensors, self.spec, {"history": history})
+        extra = {"history": history, "engine": self.network.engine}
+        save_tensors(folder / RESUME_FILE, tensors, self.spec, extra)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote."""
@@ -303,6 +373,12 @@ class _Run:
             raise SnnbenchError(
                 f"{path}: is the state of run {file.spec.run_id}, not of {self.spec.run_id}; "
                 "resume with the same task, model, settings, seed and data"
+            )
+        engine = file.extra.get("engine", self.network.engine)
+        if engine != self.network.engine:
+            raise SnnbenchError(
+                f"{path}: was trained by engine {engine}, and {self.network.engine} would go on with other"
+                f" rounding; take --engine {engine}, or --overwrite to begin again"
             )
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in file.tensors.items():
@@ -330,7 +406,8 @@ class _Run:
             ]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise SnnbenchError(
-                f"{path}: not a state to resume from ({error}); remove the folder to begin again"
+                f"{path}: not a state that this version of snnbench can resume from ({error});"
+                " remove the folder to begin again"
             ) from error
 
     def write_views(self, folder: Path) -> None:
@@ -342,14 +419,19 @@ class _Run:
 
 
 def history_csv(history: list[EpochReport]) -> str:
-    """History as CSV: epoch, loss, train_accuracy, valid_accuracy, rate_hz.<layer> ..., seconds."""
-    layers = list(history[0].rate_hz)
+    """History as CSV, a row per epoch.
+
+    Columns: epoch, loss, train_accuracy, valid_accuracy, rate_hz.<layer> ..., events_per_s,
+    train_seconds, seconds.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    rates = [f"rate_hz.{name}" for name in layers]
-    writer.writerow(["epoch", "loss", "train_accuracy", "valid_accuracy", *rates, "seconds"])
+    rates = [f"rate_hz.{name}" for name in history[0].rate_hz]
+    times = ["events_per_s", "train_seconds", "seconds"]
+    writer.writerow(["epoch", "loss", "train_accuracy", "valid_accuracy", *rates, *times])
     for r in history:
-        values = [r.loss, r.train.accuracy, r.valid.accuracy, *r.rate_hz.values(), r.seconds]
+        values = [r.loss, r.train.accuracy, r.valid.accuracy, *r.rate_hz.values()]
+        values += [r.events_per_s, r.train_seconds, r.seconds]
         writer.writerow([r.epoch, *(f"{value:.6g}" for value in values)])
     return text.getvalue()
 
@@ -376,8 +458,15 @@ def activity_warnings(name: str, spikes: Tensor, n_steps: int) -> list[str]:
 
 def make_optimiser(network: SpikingNetwork, spec: TrainSpec) -> torch.optim.Optimizer:
     """The optimiser a spec names, over all weights."""
-    kind = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}[spec.optimiser]
-    return kind(network.parameters(), lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+    options: dict[str, Any] = {
+        "lr": spec.lr,
+        "betas": spec.betas,
+        "weight_decay": spec.weight_decay,
+    }
+    if spec.optimiser == "adam":
+        # one pass over weights, gradients and moments instead of ten
+        return torch.optim.Adam(network.parameters(), fused=True, **options)
+    return torch.optim.Adamax(network.parameters(), **options)
 
 
 def learning_rate(spec: TrainSpec, epoch: int) -> float:

@@ -33,6 +33,7 @@ from tests.tiny_data import make_sample, make_samples, write_dataset
 
 CPU = torch.device("cpu")
 TASK = load_task("hd")
+PICTURES = ("learning-curves", "confusion", "weights", "rates", "rasters")
 QUICK = {
     "model.hidden": [12],
     "model.input_gain": 12.0,  # so that the hidden units fire from the start
@@ -198,6 +199,7 @@ def test_the_record_says_what_happened(data: Path, finished: tuple[RunRecord, Pa
     assert record.operations.spikes["hidden1"] > 5
     assert record.operations.dense_macs == 140 * record.n_parameters
     assert record.environment.device == "cpu"
+    assert record.environment.engine in ("cpp", "numba")
     assert record.environment.packages["torch"] == torch.__version__
     assert record.wall_s >= 2 * record.seconds_per_epoch > 0
 
@@ -211,7 +213,7 @@ def test_a_run_folder_holds_all_that_is_promised(finished: tuple[RunRecord, Path
         "predictions.npz",
         "record.json",
         "resume.safetensors",
-        *(f"pictures/{n}.{s}" for n in ("learning-curves", "confusion") for s in ("svg", "png")),
+        *(f"pictures/{name}.{suffix}" for name in PICTURES for suffix in ("svg", "png")),
     }
 
 
@@ -368,3 +370,5 @@ def test_a_diverged_run_has_a_record_without_a_test(data: Path, tmp_path: Path) 
     assert record.predictions_sha256 is None
     assert record == read_record(folder / RECORD_FILE)
     assert not (folder / PREDICTIONS_FILE).exists()
+    # nothing was chosen that could be shown beside the untrained network
+    assert not (folder / "pictures").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -317,6 +318,53 @@ def test_a_missing_gpu_is_never_silently_a_cpu(world: World, tmp_path: Path, com
     assert done.code == 2
     assert "device 'cuda'" in done.err
     assert not (tmp_path / "r").exists()
+
+
+# --- progress, profile, memory
+
+
+def test_training_tells_how_it_goes_and_a_profile(world: World, tmp_path: Path) -> None:
+    train = ["train", "hd", "rec-lif", "--data", world.data, "--out", tmp_path, *QUICK, "--profile"]
+    done = snnbench(*train)
+    assert done.code == 0, done.err
+    assert re.search(r"training takes about [\d.]+ MiB \(.*\); engine (cpp|numba)", done.err)
+    last = done.err.strip().splitlines()[-1]
+    for figure in ("epoch=2/2", "loss=", "train=", "valid=", "Hz=", "events=", "/s"):
+        assert figure in last
+    assert re.search(r"\d+ training steps in [\d.]+ s, engine", done.out)
+    for part in ("batches", "forward, hidden1", "backward, hidden1", "optimiser", "validation"):
+        assert re.search(rf"^{part} +[\d.]+%", done.out, re.MULTILINE), part
+
+    again = snnbench(*train, "--resume", "--json")
+    assert "there is no profile" in again.err
+    assert "profile" not in strict_json(again.out)
+    anew = strict_json(snnbench(*train, "--overwrite", "--json").out)
+    assert sum(part["share"] for part in anew["profile"]["parts"]) == pytest.approx(1)
+    assert anew["profile"]["engine"] == anew["record"]["environment"]["engine"]
+
+
+def test_an_engine_may_be_chosen(world: World, tmp_path: Path) -> None:
+    train = ["train", "hd", "ff-lif", "--data", world.data, "--out", tmp_path, *QUICK]
+    done = snnbench(*train, "--engine", "reference", "--json")
+    told = strict_json(done.out)
+    assert told["record"]["environment"]["engine"] == "reference"
+    read = snnbench("eval", told["folder"], "--data", world.data, "--engine", "reference", "--json")
+    assert strict_json(read.out)["different_predictions"] == 0
+    wrong = snnbench(*train, "--engine", "triton", "--device", "cpu")
+    assert wrong.code == 1
+    assert "triton runs on a GPU only" in wrong.err
+
+
+def test_what_does_not_fit_into_memory_is_refused_first(world: World, tmp_path: Path) -> None:
+    huge = ("--set", "train.batch_size=100000000", "--set", "model.hidden=[4096]")
+    for command in ("train", "bench"):
+        done = snnbench(
+            *(command, "hd", "ff-lif", "--data", world.data, "--out", tmp_path / "runs"), *huge
+        )
+        assert done.code == 1
+        assert "take a smaller train.batch_size" in done.err or "take fewer --workers" in done.err
+        assert done.out == ""
+    assert not (tmp_path / "runs").exists()
 
 
 # --- run folders

@@ -14,7 +14,7 @@ from snnbench.errors import SnnbenchError
 from snnbench.record import RunRecord
 from snnbench.seeds import Job, default_workers, run_jobs
 from snnbench.spec import RunSpec
-from snnbench.train import EpochReport
+from snnbench.train import BatchReport, EpochReport
 from tests.test_bench import spec_for
 from tests.tiny_data import write_dataset
 
@@ -45,12 +45,21 @@ def test_side_by_side_gives_the_records_of_one_after_the_other(data: Path, tmp_p
     def on_epoch(spec: RunSpec, report: EpochReport) -> None:
         epochs.append((spec.seed, report.epoch))
 
+    begun: set[tuple[int, int]] = set()
+
+    def on_batch(spec: RunSpec, report: BatchReport) -> None:
+        begun.add((spec.seed, report.samples))
+
     alone = run_jobs(jobs_in(tmp_path / "a", data), workers=1, on_epoch=ignore, on_batch=ignore)
-    beside = run_jobs(jobs_in(tmp_path / "b", data), workers=2, on_epoch=on_epoch, on_batch=ignore)
+    beside = run_jobs(
+        jobs_in(tmp_path / "b", data), workers=2, on_epoch=on_epoch, on_batch=on_batch
+    )
     assert [r.spec.seed for r in beside] == [0, 1, 2]
     assert results(beside) == results(alone)
     assert len({r.checkpoint_sha256 for r in beside}) == 3
     assert sorted(epochs) == [(seed, epoch) for seed in range(3) for epoch in (1, 2)]
+    # how far a seed is within an epoch is told from its process, too
+    assert begun == {(seed, 40) for seed in range(3)}
 
 
 def test_finished_seeds_are_not_run_again(data: Path, tmp_path: Path):

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from snnbench.checkpoint import load_network
+from snnbench.checkpoint import load_network, load_tensors, save_tensors
 from snnbench.errors import SnnbenchError, UsageError
 from snnbench.evaluate import predict
 from snnbench.metrics import Counts, count_correct
@@ -52,8 +52,9 @@ def assert_same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) 
 
 def history(folder: Path) -> list[dict[str, str]]:
     """Rows of history.csv without the time they took."""
+    clocked = {"events_per_s", "train_seconds", "seconds"}
     with (folder / "history.csv").open() as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in clocked} for row in csv.DictReader(file)]
 
 
 def test_learns_and_reports(tmp_path: Path):
@@ -71,7 +72,16 @@ def test_learns_and_reports(tmp_path: Path):
     assert result.validation.accuracy > 0.6
     assert all(e.train.total == 90 and e.valid.total == 41 for e in epochs)
     assert [b.samples_done for b in batches[:3]] == [32, 64, 90]
+    # the last report within an epoch is the epoch's
+    assert [b.loss for b in batches[2::3]] == [e.loss for e in epochs]
     assert result.seconds_per_epoch > 0
+    for e in epochs:
+        # every unit fires four times in every sample, some of it beyond the end
+        assert e.input_spikes == epochs[0].input_spikes
+        assert 0.95 * 90 * 48 < e.input_spikes <= 90 * 48
+        assert 0 < e.train_seconds < e.seconds
+        assert e.events_per_s == e.input_spikes / e.train_seconds
+    assert batches[0].events_per_s > 0
 
     rows = history(tmp_path)
     assert list(rows[0]) == ["epoch", "loss", "train_accuracy", "valid_accuracy", "rate_hz.hidden1"]
@@ -135,6 +145,68 @@ def test_resumed_run_is_bit_identical(
     assert resumed[2:5] == undisturbed[2:5]
     files = [tmp_path / run / "model.safetensors" for run in ("stopped", "undisturbed")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("model", ["ff-lif", "rec-lif"])
+def test_resumed_after_any_epoch_a_run_ends_the_same(tmp_path: Path, model: str):
+    spec = toy_spec(model, model__dropout=0.2, train__schedule="cosine")
+    undisturbed = train(spec, tmp_path / "undisturbed")
+
+    def interrupt(report: EpochReport) -> None:
+        raise KeyboardInterrupt
+
+    # stopped after each epoch in turn: every state on disk has been resumed from
+    stopped = tmp_path / "stopped"
+    for epoch in range(1, spec.train.epochs + 1):
+        with pytest.raises(KeyboardInterrupt):
+            train(spec, stopped, on_epoch=interrupt, resume=True)
+        assert len(history(stopped)) == epoch
+    resumed = train(spec, stopped, resume=True)
+    assert_same_weights(weights(resumed), weights(undisturbed))
+    assert history(stopped) == history(tmp_path / "undisturbed")
+
+
+def test_another_engine_does_not_go_on_with_a_run(tmp_path: Path):
+    spec = toy_spec(train__epochs=2)
+
+    def interrupt(report: EpochReport) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, tmp_path, on_epoch=interrupt, engine="reference")
+    with pytest.raises(SnnbenchError, match=r"was trained by engine reference.*--engine reference"):
+        train(spec, tmp_path, resume=True, engine="auto")
+    assert train(spec, tmp_path, resume=True, engine="reference").epochs_run == 2
+
+
+def test_engines_learn_the_same(tmp_path: Path):
+    reports: dict[str, list[EpochReport]] = {"reference": [], "auto": []}
+    for engine, told in reports.items():
+        train(
+            toy_spec("rec-lif", train__epochs=1, train__batch_size=90),
+            tmp_path / engine,
+            on_epoch=told.append,
+            engine=engine,
+        )
+    (reference,), (fast,) = reports.values()
+    assert fast.loss == pytest.approx(reference.loss, rel=1e-5)
+    assert fast.rate_hz == pytest.approx(reference.rate_hz, rel=1e-2)
+
+
+def test_recomputation_in_stretches_learns_the_same(tmp_path: Path):
+    whole, stretches = (
+        train(toy_spec("rec-lif", train__epochs=1, train__recompute_steps=steps), tmp_path / name)
+        for name, steps in (("whole", None), ("stretches", 7))
+    )
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(stretches)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_that_does_not_fit_into_memory_is_refused_before_it_starts(tmp_path: Path):
+    spec = toy_spec(model__hidden=[100_000], train__dt_s=0.001, train__batch_size=100_000)
+    with pytest.raises(SnnbenchError, match=r"training takes about .* GiB .* are free on cpu"):
+        train(spec, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_training_spikes_are_changed_at_random_and_validation_spikes_never(tmp_path: Path):
@@ -218,6 +290,17 @@ def test_a_damaged_state_is_refused(tmp_path: Path):
         train(toy_spec(), tmp_path, resume=True)
     (tmp_path / "resume.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
     with pytest.raises(SnnbenchError, match="remove the folder"):
+        train(toy_spec(), tmp_path, resume=True)
+
+
+def test_the_state_of_an_older_version_is_refused(tmp_path: Path):
+    train(toy_spec(), tmp_path)
+    path = tmp_path / "resume.safetensors"
+    old = load_tensors(path)
+    for row in old.extra["history"]:
+        del row["input_spikes"], row["train_seconds"]
+    save_tensors(path, old.tensors, old.spec, old.extra)
+    with pytest.raises(SnnbenchError, match=r"not a state that this version .*input_spikes"):
         train(toy_spec(), tmp_path, resume=True)
 
 

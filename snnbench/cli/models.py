@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from importlib import resources
-from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from snnbench.cli.common import answer, json_option, set_option, table
 from snnbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from snnbench.spec import RunSpec
 
 
 @click.group("models")
@@ -43,20 +45,19 @@ def list_(as_json: bool) -> None:
 @set_option
 @json_option
 def show(name: str, task: str, assignments: tuple[str, ...], as_json: bool) -> None:
-    """One model: card, settings for a task, search space.
+    """One model: card, layers, equations with its numbers, loss, memory, settings for a task.
 
     \b
     Example: snnbench models show rec-lif --task hd
     """
+    from snnbench.explain import explain
     from snnbench.spec import load_model, make_run_spec, parse_overrides
 
     entry = load_model(name)
     spec = make_run_spec(
         task, name, seed=0, data_fingerprint="", overrides=parse_overrides(assignments)
     )
-    n_parameters = count_parameters(
-        spec.n_channels, spec.model.hidden, spec.task.n_classes, recurrent=spec.model.recurrent
-    )
+    explained = explain(spec)
     facts = {
         "name": name,
         "summary": entry.summary,
@@ -64,20 +65,78 @@ def show(name: str, task: str, assignments: tuple[str, ...], as_json: bool) -> N
         "task": task,
         "n_inputs": spec.n_channels,
         "n_steps": spec.n_steps,
-        "n_parameters": n_parameters,
+        "n_parameters": sum(layer["parameters"] for layer in explained["layers"]),
+        **explained,
         "model": spec.model.model_dump(mode="json"),
         "train": spec.train.model_dump(mode="json"),
         "search": entry.search,
     }
-    lines = [
-        model_card(name).rstrip(),
-        "",
-        f"On {task}: {spec.n_channels} inputs, {spec.n_steps} steps of {spec.train.dt_s * 1e3:g} ms,"
-        f" {n_parameters} parameters",
-        *_flat("model", facts["model"]),
-        *_flat("train", facts["train"]),
+    answer(as_json, facts, explained_text(model_card(name), spec, facts))
+
+
+def explained_text(card: str, spec: RunSpec, facts: dict[str, Any]) -> Any:
+    """A model for reading: what `explain` found, under headings."""
+    from rich.console import Group
+    from rich.text import Text
+
+    def lines(*texts: str) -> Text:
+        return Text("\n".join(texts))  # brackets are brackets here, and no markup
+
+    neuron, readout, surrogate = facts["neuron"], facts["readout"], facts["surrogate"]
+    columns = ["layer", "inputs", "units", "weights", "recurrent", "parameters"]
+    return Group(
+        lines(
+            card.rstrip(),
+            "",
+            f"On {facts['task']}: {facts['n_inputs']} inputs, {facts['n_steps']} steps of"
+            f" {spec.train.dt_s * 1e3:g} ms, {facts['n_parameters']} parameters",
+            "",
+        ),
+        table(None, columns, [list(layer.values()) for layer in facts["layers"]]),
+        lines(
+            *_section("Hidden units", [*neuron["equations"], neuron["spike"], neuron["reset"]]),
+            *_indented(_time_constants(neuron)),
+            *_section("Backward pass", [surrogate["formula"]]),
+            *_section("Readout", [*readout["equations"], f"logit = {readout['logit']}"]),
+            *_indented(_time_constants(readout)),
+            *_section("Loss", [*facts["loss"][:1], *(f"+ {term}" for term in facts["loss"][1:])]),
+            *_section(*_costs(spec, facts)),
+            *_section(
+                "Settings", [*_flat("model", facts["model"]), *_flat("train", facts["train"])]
+            ),
+        ),
+    )
+
+
+def _section(heading: str, content: list[str]) -> list[str]:
+    return ["", heading, *_indented(content)]
+
+
+def _indented(texts: list[str]) -> list[str]:
+    return [f"  {text}" for text in texts]
+
+
+def _time_constants(facts: dict[str, Any]) -> list[str]:
+    return [
+        f"{tau['name'].removesuffix('_s')} = {tau['seconds'] * 1e3:g} ms, {tau['steps']:.3g} steps:"
+        f" times {tau['decay_per_step']:.4f} in a step"
+        for tau in facts["time_constants"]
     ]
-    answer(as_json, facts, "\n".join(lines))
+
+
+def _costs(spec: RunSpec, facts: dict[str, Any]) -> tuple[str, list[str]]:
+    sample = facts["per_sample"]
+    return (
+        f"Costs, if every unit fires at {sample['assumed_rate_hz']:g} Hz",
+        [
+            f"{sample['input_spikes']:,.0f} input and {sum(sample['spikes'].values()):,.0f} hidden"
+            " spikes a sample",
+            f"{sample['effective_acs']:.3g} accumulates a sample, one for every spike and weight that"
+            f" leaves its unit; {sample['dense_macs']:.3g} multiply-accumulates if every weight"
+            " worked in every step",
+            f"memory in training, batches of {spec.train.batch_size}: {facts['memory']['text']}",
+        ],
+    )
 
 
 def model_card(name: str) -> str:
@@ -88,16 +147,7 @@ def model_card(name: str) -> str:
     return card.read_text("utf-8")
 
 
-def count_parameters(
-    n_inputs: int, hidden: tuple[int, ...], n_outputs: int, *, recurrent: bool
-) -> int:
-    """Weights of a network, counted from its sizes so that torch need not be imported."""
-    sizes = (n_inputs, *hidden, n_outputs)
-    feedforward = sum(a * b for a, b in pairwise(sizes))
-    return feedforward + (sum(n * n for n in hidden) if recurrent else 0)
-
-
 def _flat(prefix: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [line for k, v in value.items() for line in _flat(f"{prefix}.{k}", v)]
-    return [f"  {prefix} = {value}"]
+    return [f"{prefix} = {value}"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,10 @@ from snnbench.errors import SnnbenchError
 
 if TYPE_CHECKING:
     from snnbench.data_prep.store import SpikeDataset
+    from snnbench.models.engines import Engine
+    from snnbench.profiling import NoProfile
     from snnbench.record import RunRecord
-    from snnbench.seeds import OnBatch, OnEpoch
+    from snnbench.seeds import Job, OnBatch, OnEpoch
     from snnbench.spec import RunSpec
     from snnbench.train import BatchReport, EpochReport
 
@@ -27,6 +29,14 @@ data_option = click.option(
 )
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+engine_option = click.option(
+    "--engine",
+    # as in snnbench.models.engines, which is slow to import
+    type=click.Choice(["auto", "reference", "cpp", "numba", "triton"]),
+    default="auto",
+    show_default=True,
+    help="Implementation of the spiking layers; auto is the fastest one here.",
 )
 runs_option = click.option(
     "--out",
@@ -54,10 +64,12 @@ track_option = click.option(
 @data_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @device_option
+@engine_option
 @set_option
 @runs_option
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
 @click.option("--overwrite", is_flag=True, help="Throw away what the run folder holds, begin anew.")
+@click.option("--profile", is_flag=True, help="Tell where the time of training goes.")
 @tuning_option
 @track_option
 @json_option
@@ -67,10 +79,12 @@ def train_command(
     data: Path | None,
     seed: int,
     device: str,
+    engine: Engine,
     assignments: tuple[str, ...],
     out: Path | None,
     resume: bool,
     overwrite: bool,
+    profile: bool,
     tuning_trials: int,
     track: bool,
     as_json: bool,
@@ -81,10 +95,12 @@ def train_command(
     Example: snnbench train hd rec-lif --data hd.h5 --seed 0 --set train.lr=1e-3
     """
     from snnbench.bench import RECORD_FILE, finished_record
+    from snnbench.models.engines import resolve_engine
+    from snnbench.profiling import Profile
     from snnbench.seeding import resolve_device
     from snnbench.train import RESUME_FILE
 
-    resolve_device(device)  # a missing GPU is told before anything else
+    resolve_engine(engine, resolve_device(device))  # a missing GPU is told before anything else
     with opened_data(task, data, check_model=model) as dataset:
         spec = spec_for(task, model, seed, dataset, assignments)
         folder = runs_folder(out) / spec.run_id
@@ -100,11 +116,26 @@ def train_command(
                 f"{folder}: holds this run, unfinished; --resume goes on with it,"
                 " --overwrite begins anew"
             )
+        measured = Profile() if profile and record is None else None
         if record is None:
             [record] = run_seeds(
-                [spec], dataset, out=out, device=device, track=track, tuning_trials=tuning_trials
+                [spec],
+                dataset,
+                out=out,
+                device=device,
+                engine=engine,
+                track=track,
+                tuning_trials=tuning_trials,
+                profile=measured,
             )
-    answer(as_json, record_facts(record, folder), record_text(record, folder))
+    facts, text = record_facts(record, folder), record_text(record, folder)
+    if measured:
+        facts["profile"] = measured.facts()
+        answer(as_json, facts, profile_text(text, facts["profile"]))
+    else:
+        if profile:
+            note("the run was finished already: nothing was trained, so there is no profile")
+        answer(as_json, facts, text)
 
 
 @click.command("bench")
@@ -116,6 +147,7 @@ def train_command(
 )
 @workers_option
 @device_option
+@engine_option
 @set_option
 @runs_option
 @tuning_option
@@ -128,6 +160,7 @@ def bench_command(
     seeds: int,
     workers: int | None,
     device: str,
+    engine: Engine,
     assignments: tuple[str, ...],
     out: Path | None,
     tuning_trials: int,
@@ -143,9 +176,10 @@ def bench_command(
     Example: snnbench bench hd rec-lif --data hd.h5 --seeds 3
     """
     from snnbench.bench import default_seeds
+    from snnbench.models.engines import resolve_engine
     from snnbench.seeding import resolve_device
 
-    resolve_device(device)
+    resolve_engine(engine, resolve_device(device))
     with opened_data(task, data, check_model=model) as dataset:
         specs = [spec_for(task, model, s, dataset, assignments) for s in default_seeds(seeds)]
         records = run_seeds(
@@ -153,6 +187,7 @@ def bench_command(
             dataset,
             out=out,
             device=device,
+            engine=engine,
             track=track,
             workers=workers,
             tuning_trials=tuning_trials,
@@ -166,8 +201,9 @@ def bench_command(
 @click.argument("run", type=click.Path(path_type=Path))
 @data_option
 @device_option
+@engine_option
 @json_option
-def eval_command(run: Path, data: Path | None, device: str, as_json: bool) -> None:
+def eval_command(run: Path, data: Path | None, device: str, engine: Engine, as_json: bool) -> None:
     """Predict the test split again from the weights in RUN and compare with its record.
 
     \b
@@ -184,7 +220,9 @@ def eval_command(run: Path, data: Path | None, device: str, as_json: bool) -> No
         raise SnnbenchError(f"{run}: not a finished run folder, there is no record.json in it")
     task = read_record(run / "record.json").spec.task
     with SpikeDataset.open(data or dataset_path(task.dataset)) as dataset:
-        record, predictions, different = evaluate_again(run, dataset, resolve_device(device))
+        record, predictions, different = evaluate_again(
+            run, dataset, resolve_device(device), engine
+        )
     counts = count_correct(predictions.predictions, predictions.labels)
     facts = {
         "run": str(run),
@@ -256,8 +294,10 @@ def run_seeds(
     out: Path | None,
     device: str,
     track: bool,
+    engine: Engine = "auto",
     workers: int | None = None,
     tuning_trials: int = 0,
+    profile: NoProfile | None = None,
 ) -> list[RunRecord]:
     """Run every spec that has no record yet, with progress; returns all records."""
     from snnbench.bench import finished_record
@@ -265,58 +305,138 @@ def run_seeds(
 
     workers = workers or default_workers(device)
     jobs = [
-        Job(spec, runs_folder(out) / spec.run_id, dataset.path, device, track, tuning_trials)
+        Job(
+            spec, runs_folder(out) / spec.run_id, dataset.path, device, track, tuning_trials, engine
+        )
         for spec in specs
     ]
     for job in jobs:
         if record := finished_record(job.folder):
             told = f", after {record.tuning_trials} tuning trials" if tuning_trials else ""
             note(f"{job.folder.name}: finished already{told}")
-    missing = [job.spec for job in jobs if not finished_record(job.folder)]
-    with training_progress(missing) as (on_epoch, on_batch):
-        records = run_jobs(jobs, workers=workers, on_epoch=on_epoch, on_batch=on_batch)
+    missing = [job for job in jobs if not finished_record(job.folder)]
+    if missing:
+        check_memory(missing[0], dataset, at_once=min(workers, len(missing)))
+    resumed = {job.spec.run_id: epochs_done(job.folder) for job in missing}
+    with training_progress([job.spec for job in missing], resumed) as (on_epoch, on_batch):
+        records = run_jobs(
+            jobs, workers=workers, on_epoch=on_epoch, on_batch=on_batch, profile=profile
+        )
     for record in records:
         if record.status == "diverged":
             note(f"{record.run_id}: diverged in epoch {record.epochs_run + 1}, loss is not finite")
     return records
 
 
+def check_memory(job: Job, dataset: SpikeDataset, *, at_once: int) -> None:
+    """Say what training takes in memory, and refuse what does not fit before anything is computed."""
+    from snnbench.memory import estimate_training, require_memory
+    from snnbench.models.engines import resolve_engine
+    from snnbench.seeding import resolve_device
+
+    device = resolve_device(job.device)
+    engine = resolve_engine(job.engine, device)
+    train, valid = dataset.split("train"), dataset.split("valid")
+    estimate = estimate_training(job.spec, train, valid, device.type, engine)
+    several = f" for each of {at_once} seeds at a time" if at_once > 1 else ""
+    note(f"training takes about {estimate}{several}; engine {engine}")
+    require_memory(estimate, job.spec, device, at_once=at_once)
+
+
+def epochs_done(folder: Path) -> int:
+    """Epochs that an unfinished run has behind it."""
+    from snnbench.bench import read_history
+    from snnbench.train import HISTORY_FILE
+
+    path = folder / HISTORY_FILE
+    return len(read_history(path).get("epoch", ())) if path.is_file() else 0
+
+
 @contextmanager
-def training_progress(specs: list[RunSpec]) -> Iterator[tuple[OnEpoch, OnBatch]]:
-    """A progress bar over the epochs of all runs, with the last figures, and warnings below it."""
+def training_progress(
+    specs: list[RunSpec], resumed: Mapping[str, int]
+) -> Iterator[tuple[OnEpoch, OnBatch]]:
+    """A progress bar over the epochs of all runs, with the last figures, and warnings below it.
+
+    `resumed` tells of each run how many epochs an earlier call has done.
+    """
     if not specs:
         yield (lambda spec, report: None), (lambda spec, report: None)
         return
     first = specs[0]
     several = f"{len(specs)} seeds" if len(specs) > 1 else f"seed {first.seed}"
-    total = sum(spec.train.epochs for spec in specs)
-    done = {spec.run_id: 0.0 for spec in specs}
+    total = {spec.run_id: spec.train.epochs for spec in specs}
+    done = {run_id: float(epochs) for run_id, epochs in resumed.items()}
     warned: set[tuple[int, str]] = set()
     figures: dict[str, str] = {}
     with progress_bar(f"{first.task.name} {first.model.name} {several}", "epochs") as update:
-        update(0, total)
+
+        def show() -> None:
+            behind = sum(resumed.values())
+            so_far = round(sum(done.values()), 1)
+            shown = int(so_far) if so_far.is_integer() else so_far
+            update(shown, sum(total.values()), resumed=behind, **figures)
 
         def on_batch(spec: RunSpec, b: BatchReport) -> None:
             done[spec.run_id] = b.epoch - 1 + b.samples_done / b.samples
-            update(sum(done.values()), total, **figures)
+            if len(specs) == 1:  # of several seeds these figures would flicker
+                speed = f"{count_text(b.events_per_s)}/s"
+                figures.update(
+                    epoch=f"{b.epoch}/{spec.train.epochs}", loss=f"{b.loss:.3f}", events=speed
+                )
+            show()
 
         def on_epoch(spec: RunSpec, e: EpochReport) -> None:
-            done[spec.run_id] = e.epoch
+            done[spec.run_id] = float(e.epoch)
+            if e.is_last(spec.train):
+                total[spec.run_id] = e.epoch  # patience has run out: the rest will not come
+            figures.clear()  # so that what a batch tells stands in this order, too
+            if len(specs) > 1:
+                figures["seed"] = str(spec.seed)
             figures.update(
-                seed=str(spec.seed),
+                epoch=f"{e.epoch}/{e.epochs}",
                 loss=f"{e.loss:.3f}",
                 train=f"{e.train.accuracy:.3f}",
                 valid=f"{e.valid.accuracy:.3f}",
-                Hz=" ".join(f"{rate:.0f}" for rate in e.rate_hz.values()),
+                Hz=" ".join(f"{rate:.1f}" for rate in e.rate_hz.values()),
+                events=f"{count_text(e.events_per_s)}/s",
             )
-            update(sum(done.values()), total, **figures)
+            show()
             for warning in e.warnings:
                 kind = (spec.seed, warning.partition(":")[0])
                 if kind not in warned:
                     warned.add(kind)
                     note(f"\nseed {spec.seed}, epoch {e.epoch}: {warning}")
 
+        show()
         yield on_epoch, on_batch
+
+
+def count_text(number: float) -> str:
+    """A large number in three digits: 812, 45.2k, 7.31M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def profile_text(head: str, profile: Mapping[str, Any]) -> Any:
+    """A profile as a table below what a run came to."""
+    from rich.console import Group
+
+    rows = [
+        [
+            p["part"],
+            f"{p['share']:6.1%}",
+            f"{p['ms_per_step']:11.3f}",
+            p["calls"],
+            f"{p['seconds']:7.2f}",
+        ]
+        for p in profile["parts"]
+    ]
+    columns = ["part", "share", "ms per step", "calls", "seconds"]
+    title = "{steps} training steps in {seconds:.2f} s, engine {engine}".format(**profile)
+    return Group(head, "", title, table(None, columns, rows))
 
 
 def record_facts(record: RunRecord, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,271 @@
+"""What training will take in memory, before it starts.
+
+    total = weights + gradients + optimiser + spikes of the data set
+            + the largest of: a training step, validation, saving
+
+With T time steps, B samples in a batch, and n units in a layer, all in float32,
+
+    a training step = sum over layers of T B n kept         from the forward pass, for the backward pass
+                      + largest over layers of T B (n passing + units above)            on the way back
+                      + two batches of events (2 bytes a spike, 8 a bin): one in use, one in the making
+
+where `kept` and `passing` are what an engine holds for each step, sample and unit: see `ENGINES`. With
+`train.recompute_steps` = K the backward pass computes K steps at a time anew: T becomes K, and the states
+between these stretches are kept as well as the readout's membranes. Validation has no backward pass; it
+holds what one layer receives and what it sends.
+
+On a GPU spikes and saving count for nothing: they are the host's. What PyTorch, the kernels and the
+interpreter take themselves, some hundred MiB, is in no formula: it is there before we look at what is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from snnbench.errors import SnnbenchError
+from snnbench.sizes import EVALUATION_BATCH, LayerSize, layer_sizes
+from snnbench.spec import RunSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from snnbench.data_prep.spikes import Spikes
+
+_FLOAT = 4  # bytes
+_STATES = 3
+"""Between two stretches, for each sample and unit: two parts of the state, and the count of spikes."""
+
+
+class Floats(NamedTuple):
+    """Numbers that an engine holds for each time step, sample and unit of a layer."""
+
+    kept: int
+    """From the forward to the backward pass."""
+    received: int
+    """While a layer above the first runs: its drive."""
+    passing: int
+    """While the backward pass is at this layer."""
+    dense_input: bool
+    """Whether input events become a tensor (time, batch, channel)."""
+    shares: int = 0
+    """How many partial sums of a weight's gradient there are at a time, each of `_SHARED` numbers at most."""
+
+
+_SHARED = 1 << 18
+
+# membranes (spikes take a bit each); the gradient of the drive
+_COMPILED = Floats(kept=1, received=1, passing=1, dense_input=False, shares=8)
+
+ENGINES: Mapping[str, Floats] = {
+    "cpp": _COMPILED,
+    "numba": _COMPILED,
+    # membranes, and the drive in every layer
+    "triton": Floats(kept=2, received=0, passing=2, dense_input=True),
+    # what autograd keeps of every operation of a step: measured
+    "reference": Floats(kept=9, received=0, passing=3, dense_input=True),
+}
+
+
+class MemoryEstimate(NamedTuple):
+    """Bytes that training takes at its peak, by what takes them."""
+
+    weights: int
+    """In use, and those of the best epoch."""
+    gradients: int
+    optimiser: int
+    spikes: int
+    """Of the training and validation split, in the host's memory."""
+    activations: dict[str, int]
+    """Kept for the backward pass, by layer."""
+    passing: int
+    """Gradients of activations at the largest moment of the backward pass."""
+    batches: int
+    validation: int
+    """All that a validation pass needs instead of the three before."""
+    saving: int
+    """The same for writing a checkpoint."""
+
+    @property
+    def step(self) -> int:
+        """What a training step takes besides weights and optimiser."""
+        return sum(self.activations.values()) + self.passing + self.batches
+
+    @property
+    def total(self) -> int:
+        """At the peak."""
+        held = self.weights + self.gradients + self.optimiser + self.spikes
+        return held + max(self.step, self.validation, self.saving)
+
+    def __str__(self) -> str:
+        moments = {
+            "activations": sum(self.activations.values()) + self.passing,
+            "batches": self.batches,
+        }
+        if self.validation > self.step:
+            moments = {"validation": self.validation}
+        if self.saving > max(self.step, self.validation):
+            moments = {"saving": self.saving}
+        held = {
+            "weights, gradients and optimiser": self.weights + self.gradients + self.optimiser,
+            "spikes": self.spikes,
+        }
+        told = ", ".join(f"{name} {size_text(n)}" for name, n in (moments | held).items() if n)
+        return f"{size_text(self.total)} ({told})"
+
+
+def estimate_memory(
+    spec: RunSpec,
+    *,
+    input_spikes: float,
+    spikes: int = 0,
+    on_host: bool = True,
+    engine: str = "cpp",
+) -> MemoryEstimate:
+    """What a run of this specification takes.
+
+    Parameters
+    ----------
+    spec
+        The run.
+    input_spikes
+        Mean input spikes of a sample.
+    spikes
+        Bytes of the spikes that the loaders hold; see `loader_bytes`.
+    on_host
+        Whether it trains in the host's memory; False for a GPU.
+    engine
+        A key of `ENGINES`.
+    """
+    sizes, floats = layer_sizes(spec), ENGINES[engine]
+    n_weights = _FLOAT * sum(size.n_parameters for size in sizes)
+    n_batch = spec.train.batch_size
+    stretch = min(spec.train.recompute_steps or spec.n_steps, spec.n_steps)
+    step = _FLOAT * stretch * n_batch
+    return MemoryEstimate(
+        weights=2 * n_weights,
+        gradients=n_weights
+        + _FLOAT * floats.shares * min(_SHARED, max(size.n_parameters for size in sizes)),
+        optimiser=2 * n_weights,
+        spikes=spikes if on_host else 0,
+        activations=_activations(spec, sizes, floats, stretch),
+        passing=max(
+            step * (floats.passing * size.n_units + above)
+            for size, above in zip(sizes, _units_above(sizes), strict=True)
+        ),
+        batches=2 * _batch_bytes(spec, n_batch, input_spikes),
+        validation=_validation_bytes(spec, sizes, input_spikes, floats),
+        # weights twice and two moments of them, gathered, serialised, and in the file's layout
+        saving=3 * 4 * n_weights if on_host else 0,
+    )
+
+
+def _activations(
+    spec: RunSpec, sizes: list[LayerSize], floats: Floats, stretch: int
+) -> dict[str, int]:
+    """Bytes kept by layer, and for the input where it is made dense."""
+    step = _FLOAT * spec.train.batch_size
+    between = -(-spec.n_steps // stretch) - 1
+    kept = {
+        size.name: step * size.n_units * (stretch * floats.kept + between * _STATES)
+        for size in sizes
+    }
+    if between:  # membranes of all stretches, in parts, as one tensor, and their gradient
+        kept["readout"] += step * 3 * spec.n_steps * sizes[-1].n_units
+    if floats.dense_input:
+        kept["input"] = step * stretch * spec.n_channels
+    return kept
+
+
+def _units_above(sizes: list[LayerSize]) -> list[int]:
+    """Units of the layer that hands a gradient down to each: none above the readout."""
+    return [*(size.n_units for size in sizes[1:]), 0]
+
+
+def _batch_bytes(spec: RunSpec, n_batch: int, input_spikes: float) -> int:
+    noise = spec.train.augment.noise_hz * spec.task.n_units * spec.task.duration_s
+    # changing spikes at random sorts them: some whole numbers of 8 bytes for each on the way
+    per_spike = 64 if spec.train.augment.enabled else 2
+    return int(n_batch * (per_spike * (input_spikes + noise) + 8 * spec.n_steps))
+
+
+def _validation_bytes(
+    spec: RunSpec, sizes: list[LayerSize], input_spikes: float, floats: Floats
+) -> int:
+    # no sum: what a layer has received goes when the next one has it
+    received = [floats.received * size.n_units for size in sizes]
+    sent = [*(size.n_units for size in sizes[1:]), sizes[-1].n_units]
+    units = max(a + b for a, b in zip([0, *received[1:]], sent, strict=True))
+    if floats.dense_input:
+        units += spec.n_channels + max(size.n_units for size in sizes)
+    batch = _batch_bytes(spec, EVALUATION_BATCH, input_spikes)
+    return _FLOAT * spec.n_steps * EVALUATION_BATCH * units + 2 * batch
+
+
+def loader_bytes(spec: RunSpec, split: Spikes, *, changing: bool) -> int:
+    """Memory in which a loader keeps a split, whether or not it is `changing` the spikes."""
+    if changing:
+        return 6 * split.n_spikes + 16 * len(split)
+    return 2 * split.n_spikes + len(split) * (4 * (spec.n_steps + 1) + 8)
+
+
+def estimate_training(
+    spec: RunSpec, train: Spikes, valid: Spikes, device: str, engine: str
+) -> MemoryEstimate:
+    """What training on these splits takes, on a device of type cpu or cuda, by a key of `ENGINES`."""
+    return estimate_memory(
+        spec,
+        input_spikes=train.n_spikes / max(1, len(train)),
+        spikes=loader_bytes(spec, train, changing=spec.train.augment.enabled)
+        + loader_bytes(spec, valid, changing=False),
+        on_host=device == "cpu",
+        engine=engine,
+    )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a run could have on a device."""
+    if device.type == "cuda":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(free) + unused
+    from snnbench.data_prep.spill import available_memory
+
+    return available_memory()
+
+
+def require_memory(
+    estimate: MemoryEstimate, spec: RunSpec, device: torch.device, *, at_once: int = 1
+) -> None:
+    """Refuse a run that will not fit.
+
+    Raises
+    ------
+    SnnbenchError
+        `at_once` runs like this take more than is free on the device.
+    """
+    free = free_memory(device)
+    if at_once * estimate.total <= free:
+        return
+    what = f"{spec.model.name} on {spec.task.name}"
+    each = f" each, {size_text(at_once * estimate.total)} for {at_once} at a time" * (at_once > 1)
+    advice = [f"a smaller train.batch_size (now {spec.train.batch_size})", "another --device"]
+    if spec.train.recompute_steps is None:
+        some = max(1, round(spec.n_steps**0.5))
+        advice.insert(1, f"--set train.recompute_steps={some}")
+    if at_once > 1:
+        advice.insert(0, "fewer --workers")
+    raise SnnbenchError(
+        f"{what}: training takes about {estimate}{each}, but {size_text(free)} are free on"
+        f" {device.type}; take {', '.join(advice[:-1])} or {advice[-1]}"
+    )
+
+
+def size_text(n_bytes: float) -> str:
+    """Bytes in MiB or GiB with two digits that count."""
+    mib = n_bytes / 2**20
+    if mib >= 1000:
+        return f"{mib / 1024:.1f} GiB"
+    return f"{mib:.0f} MiB" if mib >= 9.5 else f"{mib:.1f} MiB"

@@ -1,0 +1,156 @@
+"""What is said of a model is what the model does: numbers against the network, formulas by evaluation."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from snnbench.checkpoint import build_for
+from snnbench.data_prep.loader import SpikeLoader
+from snnbench.evaluate import predict_loader, sizes_of
+from snnbench.explain import ASSUMED_RATE_HZ, explain, explain_surrogate
+from snnbench.models.surrogate import DERIVATIVES
+from snnbench.sizes import count_operations, layer_sizes
+from snnbench.spec import SurrogateSpec, make_run_spec, model_names
+from tests.commands import ROOT, snnbench, strict_json
+from tests.toy_spikes import toy_spec, toy_split
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("model", model_names())
+@pytest.mark.parametrize("hidden", [[16], [16, 8, 5]])
+def test_sizes_are_those_of_the_network(model: str, hidden: list[int]):
+    spec = toy_spec(model, model__hidden=hidden)
+    network = build_for(spec, torch.Generator())
+    assert layer_sizes(spec) == sizes_of(network)
+    layers = explain(spec)["layers"]
+    assert sum(layer["parameters"] for layer in layers) == network.n_parameters
+    assert [layer["layer"] for layer in layers] == [*network.layer_names, "readout"]
+
+
+def test_operations_are_counted_as_in_evaluation():
+    spec = toy_spec("rec-lif", model__hidden=[16, 8])
+    network = build_for(spec, torch.Generator().manual_seed(1))
+    operations = predict_loader(network, SpikeLoader(toy_split(5, seed=1), spec, CPU)).operations
+    # every unit fires four times in the toy data, within its duration but for stragglers
+    work = count_operations(
+        layer_sizes(spec),
+        n_steps=20,
+        input_spikes=48,
+        hidden_spikes=list(operations.spikes.values()),
+    )
+    assert work.dense_macs == operations.dense_macs
+    assert work.effective_acs == pytest.approx(operations.effective_acs, rel=0.05)
+    told = explain(spec)["per_sample"]
+    per_unit = ASSUMED_RATE_HZ * 0.2
+    assert told["input_spikes"] == pytest.approx(12 * per_unit)
+    assert told["spikes"] == pytest.approx({"hidden1": 16 * per_unit, "hidden2": 8 * per_unit})
+    accumulates = 12 * 16 + 16 * (8 + 16) + 8 * (3 + 8)
+    assert told["effective_acs"] == pytest.approx(per_unit * accumulates)
+
+
+def value_of(formula: str, **names: float) -> float:
+    """A printed formula, read back: products are written with a space."""
+    text = formula.partition("= ")[2].replace("[n]", "").replace("^", "**")
+    for letter in names:
+        text = (
+            text.replace(f" {letter}", f" * {letter}").replace("+ * ", "+ ").replace("- * ", "- ")
+        )
+    text = text.replace(") (", ") * (").lstrip(" *")
+    return float(eval(text, {"__builtins__": {}}, names))
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("spike", [0.0, 1.0])
+def test_equations_carry_this_models_numbers(reset: str, spike: float):
+    neuron = {"tau_mem_s": 0.03, "tau_syn_s": 0.012, "threshold": 1.5, "reset": reset}
+    told = explain(toy_spec("rec-lif", model__neuron=neuron, train__dt_s=0.01))["neuron"]
+    drive, current, membrane = told["equations"]
+    assert drive == "D[n] = W S_in[n] + V S[n]"
+    state = {"I": 0.7, "U": 1.9, "D": 0.25, "S": spike}
+    alpha, beta = math.exp(-0.01 / 0.012), math.exp(-0.01 / 0.03)
+    assert value_of(current, **state) == pytest.approx(alpha * 0.7 + 0.25, rel=1e-3)
+    before_reset = beta * 1.9 + 0.7
+    after = before_reset - 1.5 * spike if reset == "subtract" else before_reset * (1 - spike)
+    assert value_of(membrane, **state) == pytest.approx(after, rel=1e-3)
+    assert told["spike"] == "S[n] = 1 where x = U[n] - 1.5 > 0, else 0"
+    assert told["constants"] == pytest.approx({"alpha": alpha, "beta": beta, "threshold": 1.5})
+    mem, syn = told["time_constants"]
+    assert (mem["seconds"], mem["steps"]) == (0.03, pytest.approx(3.0))
+    assert syn["decay_per_step"] == pytest.approx(alpha)
+
+
+def test_the_readout_neither_spikes_nor_resets():
+    readout = explain(toy_spec("ff-lif"))["readout"]
+    assert readout["equations"][0] == "D[n] = W S[n]"
+    assert all("S[n]" not in equation for equation in readout["equations"][1:])
+
+
+@pytest.mark.parametrize("kind", DERIVATIVES)
+@pytest.mark.parametrize("slope", [3.0, 2.5])
+def test_a_surrogates_formula_is_its_derivative(kind: str, slope: float):
+    spec = SurrogateSpec.model_construct(kind=kind, slope=slope)
+    formula = explain_surrogate(spec)["formula"].removeprefix("dS/dx = ")
+    formula = re.sub(r"(?<=[\d)]) (?=[\w|(])", " * ", formula.replace("|x|", "abs(x)"))
+    value, _, rest = formula.replace("^", "**").replace(" * where", " where").partition(" where ")
+    condition, _, otherwise = rest.partition(", else ")
+    functions: dict[str, Any] = {"abs": abs, "exp": math.exp}
+    for x in (-0.4, -0.1, 0.0, 0.05, 0.3):
+        names = {"x": x, **functions}
+        holds = not condition or eval(condition, names)
+        real = DERIVATIVES[kind](torch.tensor(x, dtype=torch.float64), slope)
+        assert eval(value if holds else otherwise, names) == pytest.approx(float(real), abs=1e-9)
+
+
+def test_regularisers_are_told_where_they_are_on():
+    assert len(explain(toy_spec())["loss"]) == 1
+    loss = explain(
+        toy_spec(train__activity={"lower_strength": 0.5, "lower": 0.2, "upper_strength": 0.06})
+    )["loss"]
+    assert loss[1].startswith("0.5 * mean over units of max(0, 0.2 - z)^2")
+    assert loss[2].startswith("0.06 * max(0, mean of z over units - 100)^2")
+
+
+def test_a_model_is_shown_in_words_equations_and_counts():
+    shown = snnbench("models", "show", "rec-lif", "--task", "hd").out
+    for line in (
+        "# rec-lif",  # the card
+        "hidden1     140    128    17920      16384       34304",
+        "D[n] = W S_in[n] + V S[n]",
+        "tau_mem = 20 ms, 2 steps: times 0.6065 in a step",
+        "dS/dx = (10 |x| + 1)^(-2)",
+        "cross-entropy of softmax(logits)",
+        "memory in training, batches of 64",
+        "train.lr = 0.001",
+    ):
+        assert line in shown
+
+
+def test_json_holds_everything_that_is_shown():
+    told = strict_json(snnbench("models", "show", "ff-lif", "--json").out)
+    spec = make_run_spec("hd", "ff-lif", seed=0, data_fingerprint="")
+    expected: dict[str, Any] = explain(spec)
+    assert {key: told[key] for key in expected} == expected
+    assert told["n_parameters"] == 140 * 128 + 128 * 20
+    assert told["memory"]["total"] > told["memory"]["weights"] > 0
+    assert told["train"] == spec.train.model_dump(mode="json")
+
+
+def test_showing_a_model_does_not_import_torch():
+    code = (
+        "import sys; from snnbench.cli import main\n"
+        "sys.argv = ['snnbench', 'models', 'show', 'rec-lif']\n"
+        "try: main()\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "Hidden units" in done.stdout
+    heavy = {"torch", "numpy", "numba", "scipy", "h5py", "mlflow", "matplotlib"}
+    assert not heavy & set(done.stderr.split())
