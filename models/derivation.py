@@ -162,8 +162,8 @@ class PlainPrinter:
         return str(super()._print_Pow(e, **kwargs))  # type: ignore[misc]
 
 
-class CppPrinter(PlainPrinter, C99CodePrinter):
-    """C++ in which every number is of type `real`."""
+class RealPrinter(PlainPrinter):
+    """Where every number is of type `real`."""
 
     one = "real(1)"
 
@@ -174,7 +174,11 @@ class CppPrinter(PlainPrinter, C99CodePrinter):
         return f"(real({e.p})/real({e.q}))"
 
     def _print_Float(self, e: Any) -> str:
-        return f"real({super()._print_Float(e)})"
+        return f"real({super()._print_Float(e)})"  # type: ignore[misc]
+
+
+class CppPrinter(RealPrinter, C99CodePrinter):
+    """C++ for scan_kernel.cpp."""
 
     def _print_Abs(self, e: Any) -> str:
         return f"ABS({self._print(e.args[0])})"
@@ -183,19 +187,8 @@ class CppPrinter(PlainPrinter, C99CodePrinter):
         return f"EXP({self._print(e.args[0])})"
 
 
-class NumbaPrinter(PlainPrinter, PythonCodePrinter):
-    """Python for numba in which every number is of type `real`."""
-
-    one = "real(1)"
-
-    def _print_Integer(self, e: Any) -> str:
-        return f"real({int(e)})"
-
-    def _print_Rational(self, e: Any) -> str:
-        return f"(real({e.p})/real({e.q}))"
-
-    def _print_Float(self, e: Any) -> str:
-        return f"real({super()._print_Float(e)})"
+class NumbaPrinter(RealPrinter, PythonCodePrinter):
+    """Python for scan_numba_template.py."""
 
 
 def _symbol(name: str) -> sympy.Symbol:

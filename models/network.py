@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from snnbench.data_prep.batch import EventBatch, events_of_steps
 from snnbench.models.engines import Engine
 from snnbench.models.layers import SpikingLayer
-from snnbench.models.readout import LeakyReadout, logits
+from snnbench.models.readout import LeakyReadout
 from snnbench.models.scan import sizes_of
 from snnbench.spec import ModelSpec
 
@@ -30,8 +30,8 @@ class NetworkOutput(NamedTuple):
 class _Stretch(NamedTuple):
     """What a stretch of time steps gives."""
 
-    membranes: Tensor
-    """Of the readout, (time, batch, class)."""
+    logits: Tensor
+    """(batch, class)."""
     spike_counts: tuple[Tensor, ...]
     states: tuple[Any, ...]
     """Of all layers and the readout after the stretch."""
@@ -86,18 +86,18 @@ class SpikingNetwork(nn.Module):
         gates = self._gates(n_batch, dropout)
         if self.recompute_steps is None or self.recompute_steps >= n_steps:
             stretch = self._stretch(inputs, gates, self._at_rest)
-            return NetworkOutput(logits(stretch.membranes), stretch.spike_counts)
-        membranes, counts, states = [], [], self._at_rest
+            return NetworkOutput(stretch.logits, stretch.spike_counts)
+        logits, counts, states = [], [], self._at_rest
         for first in range(0, n_steps, self.recompute_steps):
             part = _steps(inputs, first, min(n_steps, first + self.recompute_steps))
             stretch = checkpoint(
                 self._stretch, part, gates, states, use_reentrant=False, preserve_rng_state=False
             )
-            membranes.append(stretch.membranes)
+            logits.append(stretch.logits)
             counts.append(stretch.spike_counts)
             states = stretch.states
         return NetworkOutput(
-            logits(torch.cat(membranes)),
+            torch.stack(logits).max(dim=0).values,  # a readout's logit is its largest membrane
             tuple(sum(layer[1:], layer[0]) for layer in zip(*counts, strict=False)),
         )
 
@@ -137,7 +137,7 @@ class SpikingNetwork(nn.Module):
             counts.append(result.counts)
             after.append(result.state)
         out = self.readout(inputs, state=states[-1], engine=self.engine)
-        return _Stretch(out.membranes, tuple(counts), (*after, out.state))
+        return _Stretch(out.peaks, tuple(counts), (*after, out.state))
 
     def _gates(self, n_batch: int, dropout: torch.Generator | None) -> list[Tensor | None]:
         return [layer.draw_gate(n_batch, dropout) for layer in self._layers]

@@ -56,14 +56,24 @@ class LeakyReadout(nn.Module):
             generator=generator,
         )
 
-    def forward(self, drive: Tensor, *, state: Any = None, engine: Engine = "auto") -> ScanResult:
-        """Membranes of shape (time, batch, class), and the state, for a drive of that shape: spikes through
-        this readout's weight.
+    def forward(
+        self,
+        drive: Tensor,
+        *,
+        state: Any = None,
+        keep_membranes: bool = False,
+        engine: Engine = "auto",
+    ) -> ScanResult:
+        """What the integrators do with a drive of shape (time, batch, class): spikes through this readout's
+        weight. The result's `peaks` are the logits.
         """
-        return scan(drive, None, None, self.cell, state=state, engine=engine)
-
-
-def logits(membranes: Tensor) -> Tensor:
-    """Largest membrane over time, (batch, class)."""
-    # along the axis that runs through memory, so that neither this nor its gradient copies
-    return membranes.transpose(0, 1).max(dim=1).values
+        return scan(
+            drive,
+            None,
+            None,
+            self.cell,
+            state=state,
+            keep_membranes=keep_membranes,
+            keep_peaks=True,
+            engine=engine,
+        )

@@ -45,6 +45,7 @@ def scan(
     gate: Tensor | None = None,
     keep_spikes: bool = True,
     keep_membranes: bool = False,
+    keep_peaks: bool = False,
     engine: Engine = "auto",
 ) -> ScanResult:
     """Run a layer over all time steps. Gradients of gradients need the reference.
@@ -52,7 +53,7 @@ def scan(
     Parameters
     ----------
     inputs
-        Spikes from below: events (made by a loader, not checked again), or a tensor of shape
+        Spikes from below: events (channels of a row ascend, which is not checked), or a tensor of shape
         (time, batch, input) whose zeros cost next to nothing. Without `weight`, the drive of the units,
         (time, batch, unit): what has been through weights, delays or a normalisation already.
     weight
@@ -69,15 +70,16 @@ def scan(
     gate
         Factor on every spike a unit sends, to its own layer as well, shape (batch, unit): dropout.
         No gradient goes through it.
-    keep_spikes, keep_membranes
-        Whether to return the spikes; and the membranes of neurons that spike.
+    keep_spikes, keep_membranes, keep_peaks
+        Whether to return spikes, membranes, and the largest membrane over time.
     engine
         Which implementation to take.
 
     Raises
     ------
     SnnbenchError
-        Sizes do not fit each other, or the engine cannot work on this device or machine.
+        Sizes do not fit each other, events lie outside of the inputs, or the engine cannot work on this
+        device or machine.
     """
     like = weight if weight is not None else inputs
     if not isinstance(like, Tensor):
@@ -106,8 +108,13 @@ def scan(
         _check_tensors(like, {"gate": (gate, (n_batch, n_units))})
     engine = resolve_engine(engine, like.device)
     if engine == "reference":
-        return scan_drive(
+        result = scan_drive(
             drive(inputs, weight), recurrent_weight, cell, state, gate, outgoing_weight
+        )
+        return result._replace(
+            spikes=result.spikes if keep_spikes else result.spikes[:0],
+            membranes=result.membranes if keep_membranes else result.membranes[:0],
+            peaks=result.peaks if keep_peaks else result.peaks[:0],
         )
 
     parameters = torch.stack([_per_unit(p, n_units, like) for p in cell.parameters])
@@ -120,8 +127,10 @@ def scan(
     keep = {"for-backward"} if learning else set()
     if keep_spikes:
         keep.add("spikes")
-    if keep_membranes or cell.neuron.distance is None:
+    if keep_membranes:
         keep.add("membrane")
+    if keep_peaks:
+        keep.add("peaks")
     if engine == "triton":
         result = scan_on_gpu(
             recipe,
@@ -159,6 +168,7 @@ def scan(
         counts=out.counts,
         projected=out.projected.transpose(0, 1),
         membranes=out.membranes.transpose(0, 1),
+        peaks=out.peaks,
         state=cell.neuron.State(*out.last.unbind(0)),
     )
 

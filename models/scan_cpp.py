@@ -15,8 +15,7 @@ from snnbench.models.compiler import library
 from snnbench.models.derivation import CppPrinter, Expressions, Recipe, assignments, derive
 
 _REAL = {torch.float32: "float", torch.float64: "double"}
-_TYPES: dict[Any, Any] = {int: ctypes.c_int64, torch.float32: ctypes.c_float}
-_TYPES[torch.float64] = ctypes.c_double
+_REAL_TYPE = {torch.float32: ctypes.c_float, torch.float64: ctypes.c_double}
 
 FORWARD = (
     ("n_steps", int), ("n_batch", int), ("n_units", int), ("padded", int), ("n_inputs", int),
@@ -24,19 +23,21 @@ FORWARD = (
     ("channels", Tensor), ("rows", Tensor), ("weight", Tensor), ("recurrent", Tensor),
     ("outgoing", Tensor), ("parameters", Tensor), ("state", Tensor), ("gate", Tensor),
     ("bits", Tensor), ("spikes", Tensor), ("counts", Tensor), ("projected", Tensor),
-    ("final_state", Tensor), ("kept", list),
+    ("final_state", Tensor), ("peaks", Tensor), ("peak_steps", Tensor), ("kept", list),
 )  # fmt: skip
 BACKWARD = (
     ("n_steps", int), ("n_batch", int), ("n_units", int), ("padded", int), ("n_outgoing", int),
     ("group", int), ("recurrent", Tensor), ("outgoing", Tensor), ("parameters", Tensor),
     ("gate", Tensor), ("kept", list), ("grad_spikes", Tensor), ("grad_counts", Tensor),
     ("grad_projected", Tensor), ("grad_membranes", Tensor), ("grad_final", Tensor),
-    ("slope", float), ("grad_drive", Tensor), ("grad_state", Tensor), ("grad_parameters", Tensor),
+    ("grad_peaks", Tensor), ("peak_steps", Tensor), ("slope", float), ("grad_drive", Tensor),
+    ("grad_state", Tensor), ("grad_parameters", Tensor),
 )  # fmt: skip
 OUTER = (
-    ("n_steps", int), ("n_units", int), ("n_inputs", int), ("tile", int), ("first_row", int),
-    ("last_row", int), ("indptr", Tensor), ("channels", Tensor), ("rows", Tensor), ("bits", Tensor),
-    ("gate", Tensor), ("grad", Tensor), ("out", Tensor),
+    ("n_steps", int), ("n_units", int), ("n_onward", int), ("n_inputs", int), ("tile", int),
+    ("first_row", int), ("last_row", int), ("indptr", Tensor), ("channels", Tensor),
+    ("rows", Tensor), ("bits", Tensor), ("gate", Tensor), ("grad", Tensor), ("grad_onward", Tensor),
+    ("out", Tensor), ("out_onward", Tensor),
 )  # fmt: skip
 
 
@@ -46,8 +47,6 @@ class CppKernels:
     Each call takes the fields of the struct of its name in scan_kernel.cpp, tensors as tensors (contiguous,
     None for a null pointer), and the range of samples or inputs to work on.
     """
-
-    name = "c++"
 
     def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
         n_kept = len(recipe.neuron.State._fields) + 1
@@ -110,6 +109,7 @@ def _statements(e: Expressions) -> dict[str, str]:
     constants = {f"of_{s}": x for s, x in e.grad_parameters.items()}
     return {
         "n_states": str(len(states)),
+        "membrane": str(states.index("membrane")),
         "n_parameters": str(len(parameters)),
         "n_gradients": str(len(recipe.parameter_gradients)),
         "spikes": "false" if e.distance is None else "true",
@@ -156,7 +156,7 @@ def _block(lines: Any) -> str:
 def _struct(name: str, fields: Any, n_kept: int, dtype: torch.dtype) -> Any:
     kinds = {
         int: ctypes.c_int64,
-        float: _TYPES[dtype],
+        float: _REAL_TYPE[dtype],
         Tensor: ctypes.c_void_p,
         list: ctypes.c_void_p * n_kept,
     }

@@ -19,23 +19,33 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from snnbench.data_prep.batch import ReusedMemory
+from snnbench.errors import SnnbenchError
 from snnbench.models.derivation import Recipe
 
 _VECTOR = 32  # units to which rows are padded: two vectors of the widest processors
 _GROUP, _LARGE_GROUP, _LARGE = 8, 32, 512
 # samples that go through time together: enough to use a weight several times once it is in cache; from
 # so many units on the recurrent weights are no longer in the second cache, and more samples have to share
-_SMALL_TILE, _LARGE_TILE, _EVENTS_PER_INPUT = 64, 512, 6
+_SMALL_TILE, _LARGE_TILE, _EVENTS_PER_INPUT = 128, 512, 6
 _SHARES, _SHARED_WEIGHTS = 8, 1 << 18  # shares of the samples, for weights up to a megabyte
 _CALLS_PER_THREAD = 4
 _LARGE_TENSOR = 1 << 18  # numbers: from here on the pages of fresh memory cost noticeable time
 _memory = ReusedMemory()
+
+
+class Kernels(Protocol):
+    """What is compiled for one recipe and type of number."""
+
+    def prepare(self, name: str, fields: dict[str, Any]) -> Callable[[int, int], None]:
+        """A function (first, last) that runs `forward`, `backward` or `outer` on a range of samples or
+        inputs; threads may share it. `fields` are those of the struct of this name in scan_kernel.cpp.
+        """
 
 
 class Inputs(NamedTuple):
@@ -74,6 +84,10 @@ class Outputs(NamedTuple):
     """The state after the last step, (part, batch, unit)."""
     bits: Tensor
     """Which units sent something: int64, (batch, time, word), unit i is bit i % 64 of word i // 64."""
+    peaks: Tensor
+    """The largest membrane over time, (batch, unit)."""
+    peak_steps: Tensor
+    """The step of the first such membrane, as a number of the same type, (batch, unit)."""
     others: Tensor
     """What else the backward pass reads, (what, batch, time, unit)."""
 
@@ -86,6 +100,7 @@ class Asked(NamedTuple):
     projected: Tensor | None
     membranes: Tensor | None
     last: Tensor | None
+    peaks: Tensor | None
 
 
 class Gradients(NamedTuple):
@@ -110,7 +125,7 @@ class Needs(NamedTuple):
 
 
 def forward(
-    kernels: Any,
+    kernels: Kernels,
     recipe: Recipe,
     inputs: Inputs,
     state: Tensor,
@@ -120,6 +135,8 @@ def forward(
 ) -> Outputs:
     """Run a layer over all steps.
 
+    Raises SnnbenchError where events lie outside of the weight, or their rows outside of the events.
+
     Parameters
     ----------
     kernels
@@ -128,9 +145,10 @@ def forward(
         Before the first step, (part, batch, unit).
     keep
         What to return for all steps: `spikes`; names of parts of the state, as the spikes of the same step
-        saw them; `drive`.
+        saw them; `drive`. And `peaks`, of the membrane.
     """
     _, n_batch, n_units = state.shape
+    _check_events(inputs, n_batch * n_steps)
     spiking = recipe.neuron.distance is not None
     out = empty_outputs(recipe, inputs.outgoing, state, n_steps, keep, _empty)
     kept = dict(zip(others(recipe, keep), out.others, strict=True))
@@ -163,6 +181,8 @@ def forward(
             "counts": out.counts if spiking else None,
             "projected": out.projected if n_outgoing else None,
             "final_state": out.last,
+            "peaks": out.peaks if "peaks" in keep else None,
+            "peak_steps": out.peak_steps if "peaks" in keep else None,
             "kept": [kept.get(part) for part in _parts(recipe)],
         },
     )
@@ -171,12 +191,13 @@ def forward(
 
 
 def backward(
-    kernels: Any,
+    kernels: Kernels,
     recipe: Recipe,
     inputs: Inputs,
     slope: float,
     kept: Mapping[str, Tensor],
     bits: Tensor,
+    peak_steps: Tensor,
     asked: Asked,
     *,
     n_steps: int,
@@ -185,8 +206,8 @@ def backward(
 ) -> Gradients:
     """Gradients by everything that went into `forward`.
 
-    `kept` has at least what `derive(recipe).kept` names, each (batch, time, unit); `bits` are those that
-    `forward` returned.
+    `kept` has at least what `derive(recipe).kept` names, each (batch, time, unit); `bits` and
+    `peak_steps` are those that `forward` returned.
     """
     n_units = inputs.parameters.shape[1]
     padded, group = _padded(n_units), _group(n_units)
@@ -214,60 +235,167 @@ def backward(
             "grad_projected": asked.projected,
             "grad_membranes": asked.membranes,
             "grad_final": asked.last,
+            "grad_peaks": asked.peaks,
+            "peak_steps": None if asked.peaks is None else peak_steps,
             "slope": slope,
             "grad_drive": grad_drive,
             "grad_state": grad_first,
             "grad_parameters": grad_parameters,
         },
     )
-    over_samples(run, n_batch, group)
-    rows = weight = recurrent = outgoing = None
+    from_below = {"indptr": inputs.indptr, "channels": inputs.channels, "rows": inputs.rows}
+    of_input = of_sent = None
+    if needs.weight and inputs.weight is not None:
+        n_inputs = inputs.weight.shape[1]
+        of_input = WeightGradients(kernels, grad_drive, None, n_inputs, group, **from_below)
+    recurrent = grad_drive if needs.recurrent and inputs.recurrent is not None else None
+    outgoing = asked.projected if needs.outgoing else None
+    if recurrent is not None or outgoing is not None:
+        sent = {"bits": bits, "gate": inputs.gate}
+        of_sent = WeightGradients(kernels, recurrent, outgoing, n_units, group, **sent)
+    _run_backward(run, [w for w in (of_input, of_sent) if w is not None], n_batch, group)
+
+    grad_weight = None if of_input is None else of_input.result()[0]
+    grad_recurrent, grad_outgoing = (None, None) if of_sent is None else of_sent.result()
+    rows = None
     if needs.rows:
         rows = grad_drive if inputs.weight is None else _back_through(grad_drive, inputs.weight)
-    from_below = {"indptr": inputs.indptr, "channels": inputs.channels, "rows": inputs.rows}
-    if needs.weight and inputs.weight is not None:
-        weight = outer(kernels, grad_drive, inputs.weight.shape[1], **from_below)
-    sent = {"bits": bits, "gate": inputs.gate}
-    if needs.recurrent and inputs.recurrent is not None:
-        recurrent = outer(kernels, grad_drive, n_units, **sent)
-    if needs.outgoing and asked.projected is not None:
-        outgoing = outer(kernels, asked.projected, n_units, **sent)
     constants = torch.zeros_like(inputs.parameters)
     wanted = [recipe.neuron.Parameters._fields.index(name) for name in recipe.parameter_gradients]
     constants[wanted] = grad_parameters.sum(dim=1)
-    return Gradients(rows, weight, recurrent, outgoing, constants, grad_first)
+    return Gradients(rows, grad_weight, grad_recurrent, grad_outgoing, constants, grad_first)
 
 
-def outer(kernels: Any, grad: Tensor, n_inputs: int, **source: Tensor | None) -> Tensor:
-    """Gradient of a weight, (unit, input): the sum over steps and samples of grad times input.
-
-    `source` is what came in, by the names of scan_cpp.OUTER: indptr and channels, or rows, or bits and gate.
-    """
-    n_batch, n_steps, n_units = grad.shape
-    given = {"indptr": None, "channels": None, "rows": None, "bits": None, "gate": None} | source
-    n_shares = _SHARES if n_inputs * _padded(n_units) <= _SHARED_WEIGHTS else 1
-    cuts = [n_steps * (n_batch * k // n_shares) for k in range(n_shares + 1)]
-    out = grad.new_empty(n_shares, n_inputs, n_units)
-    fields = {
-        "n_steps": n_steps,
-        "n_units": n_units,
-        "n_inputs": n_inputs,
-        "tile": _tile(given["channels"], n_inputs, n_batch * n_steps),
-        **{name: _contiguous(tensor) for name, tensor in given.items()},
-        "grad": grad,
-    }
-    runs = [
-        kernels.prepare(
-            "outer", {**fields, "first_row": first, "last_row": last, "out": out[share]}
+def _check_events(inputs: Inputs, n_rows: int) -> None:
+    """The kernels go wherever events point to; a wrong one may come from whoever writes a loader."""
+    if inputs.indptr is None or inputs.channels is None or inputs.weight is None:
+        return
+    indptr, channels = inputs.indptr.numpy(), inputs.channels.numpy()
+    n_channels, largest = inputs.weight.shape[1], int(channels.max(initial=0))
+    if len(channels) and largest >= n_channels:
+        raise SnnbenchError(
+            f"scan: an event of channel {largest}, but the weight has {n_channels} inputs"
         )
-        for share, (first, last) in enumerate(pairwise(cuts))
-    ]
-    if n_shares == 1:
-        inputs = _shares_of_inputs(given["channels"], n_inputs)
-        _in_parallel([partial(runs[0], r.start, r.stop) for r in inputs])
+    ends = len(indptr) == n_rows + 1 and indptr[0] == 0 and indptr[-1] == len(channels)
+    if not ends or (indptr[1:] < indptr[:-1]).any():
+        raise SnnbenchError(
+            f"scan: the indptr of events has to ascend from 0 to {len(channels)} (the number of events) in"
+            f" {n_rows + 1} numbers (samples times steps, and one)"
+        )
+
+
+def _run_backward(
+    run: Callable[[int, int], None],
+    weights: Sequence[WeightGradients],
+    n_batch: int,
+    group: int,
+) -> None:
+    """Run the adjoint over all samples, and sum up the gradients of weights."""
+    shared = [w for w in weights if w.in_shares]
+    if shared and torch.get_num_threads() <= _SHARES:
+        # share by share: what the adjoint has just written is still in a cache when it is summed up
+        def of_share(k: int, first: int, last: int) -> None:
+            run(first, last)
+            for w in shared:
+                w.add_share(k)
+
+        cuts = pairwise(_cuts(n_batch, group))
+        _in_parallel([partial(of_share, k, *samples) for k, samples in enumerate(cuts)])
     else:
-        _in_parallel([partial(run, 0, n_inputs) for run in runs])
-    return out.sum(dim=0).t().contiguous()
+        over_samples(run, n_batch, group)
+        _in_parallel([partial(w.add_share, k) for w in shared for k in range(_SHARES)])
+    for w in weights:
+        if not w.in_shares:
+            _in_parallel([partial(w.add_inputs, r.start, r.stop) for r in w.ranges()])
+
+
+class WeightGradients:
+    """Gradients of up to two weights by which the same spikes are sent: sums of gradient times input over
+    all steps of all samples.
+
+    They are summed in fixed shares of the samples, whatever the number of threads, or, where a weight is
+    large, over all samples for ranges of inputs.
+
+    Parameters
+    ----------
+    kernels, group
+        As in `backward`.
+    grad, grad_onward
+        By what each weight gives, (batch, time, unit); None for a weight that needs no gradient.
+    n_inputs
+        Number of inputs.
+    source
+        What came in, by the names of scan_cpp.OUTER: indptr and channels, or rows, or bits and gate.
+    """
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        grad: Tensor | None,
+        grad_onward: Tensor | None,
+        n_inputs: int,
+        group: int,
+        **source: Tensor | None,
+    ) -> None:
+        wanted = [g for g in (grad, grad_onward) if g is not None]
+        n_batch, n_steps, _ = wanted[0].shape
+        widest = max(_padded(g.shape[2]) for g in wanted)
+        self.in_shares = n_inputs * widest <= _SHARED_WEIGHTS
+        self._channels, self._n_inputs = source.get("channels"), n_inputs
+        cuts = _cuts(n_batch, group) if self.in_shares else [0, n_batch]
+        self._sums = [
+            None if g is None else g.new_empty(len(cuts) - 1, n_inputs, g.shape[2])
+            for g in (grad, grad_onward)
+        ]
+        given = {"indptr": None, "channels": None, "rows": None, "bits": None, "gate": None}
+        fields = {
+            "n_steps": n_steps,
+            "n_units": 0 if grad is None else grad.shape[2],
+            "n_onward": 0 if grad_onward is None else grad_onward.shape[2],
+            "n_inputs": n_inputs,
+            "tile": _tile(self._channels, n_inputs, n_batch * n_steps),
+            **{name: _contiguous(tensor) for name, tensor in (given | source).items()},
+            "grad": grad,
+            "grad_onward": grad_onward,
+        }
+        self._runs = []
+        for share, (first, last) in enumerate(pairwise(cuts)):
+            out, out_onward = (None if sums is None else sums[share] for sums in self._sums)
+            rows = {"first_row": n_steps * first, "last_row": n_steps * last}
+            self._runs.append(
+                kernels.prepare("outer", {**fields, **rows, "out": out, "out_onward": out_onward})
+            )
+
+    def add_share(self, share: int) -> None:
+        """Sum up one share of the samples."""
+        self._runs[share](0, self._n_inputs)
+
+    def add_inputs(self, first: int, last: int) -> None:
+        """Sum up all samples for inputs `first` to `last` - 1."""
+        self._runs[0](first, last)
+
+    def ranges(self) -> list[range]:
+        """Ranges of inputs for the threads, with about as many events in each (as a sample tells)."""
+        threads, channels = torch.get_num_threads(), self._channels
+        if channels is None or len(channels) == 0 or threads == 1:
+            cuts = [self._n_inputs * k // threads for k in range(threads + 1)]
+        else:
+            some = channels[:: max(1, len(channels) >> 12)].long()
+            up_to = torch.bincount(some, minlength=self._n_inputs).cumsum(0)
+            wanted = torch.arange(1, threads) * len(some) // threads
+            cuts = [0, *torch.searchsorted(up_to, wanted).tolist(), self._n_inputs]
+        return [range(a, b) for a, b in pairwise(cuts)]
+
+    def result(self) -> tuple[Tensor | None, Tensor | None]:
+        """Both gradients, (unit, input)."""
+        first, second = (None if s is None else s.sum(dim=0).t().contiguous() for s in self._sums)
+        return first, second
+
+
+def _cuts(n_batch: int, group: int) -> list[int]:
+    """First samples of the shares, and the end: whole groups, as the kernels take them."""
+    n_groups = -(-n_batch // group)
+    return [min(n_batch, group * (n_groups * k // _SHARES)) for k in range(_SHARES + 1)]
 
 
 def empty_outputs(
@@ -284,6 +412,7 @@ def empty_outputs(
     every, nothing = (n_batch, n_steps, n_units), (n_batch, 0, n_units)
     n_outgoing = len(outgoing) if outgoing is not None and spiking else 0
     n_words = -(-n_units // 64) if spiking else 0
+    n_peaks = n_batch if "peaks" in keep else 0
     return Outputs(
         spikes=empty(state, every if spiking and "spikes" in keep else nothing),
         counts=state.new_empty((n_batch, n_units) if spiking else (0, n_units)),
@@ -291,6 +420,8 @@ def empty_outputs(
         membranes=empty(state, every if "membrane" in keep else nothing),
         last=torch.empty_like(state, memory_format=torch.contiguous_format),
         bits=state.new_empty((n_batch, n_steps, n_words), dtype=torch.int64),
+        peaks=state.new_empty(n_peaks, n_units),
+        peak_steps=state.new_empty(n_peaks, n_units),
         others=empty(state, (len(others(recipe, keep)), *every)),
     )
 
@@ -322,19 +453,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
         initializer=torch.set_flush_denormal,
         initargs=(True,),
     )
-
-
-def _shares_of_inputs(channels: Tensor | None, n_inputs: int) -> list[range]:
-    """Ranges of inputs for the threads, with about as many events in each (as a sample tells)."""
-    threads = torch.get_num_threads()
-    if channels is None or len(channels) == 0 or threads == 1:
-        cuts = [n_inputs * k // threads for k in range(threads + 1)]
-    else:
-        some = channels[:: max(1, len(channels) >> 12)].long()
-        up_to = torch.bincount(some, minlength=n_inputs).cumsum(0)
-        wanted = torch.arange(1, threads) * len(some) // threads
-        cuts = [0, *torch.searchsorted(up_to, wanted).tolist(), n_inputs]
-    return [range(a, b) for a, b in pairwise(cuts)]
 
 
 def _tile(channels: Tensor | None, n_inputs: int, n_rows: int) -> int:

@@ -51,9 +51,13 @@ def scan_on_gpu(
     outgoing
         Weights to the next layer, (replica, unit of the next layer, unit), or None.
     keep
-        `membrane` where membranes are to be returned; `for-backward` where a gradient is wanted.
+        `membrane` and `peaks` where they are to be returned; `for-backward` where a gradient is wanted.
     """
     slope = recipe.surrogate.slope if recipe.surrogate else 0.0
+    spiking = recipe.neuron.distance is not None
+    names = set(keep) - {"peaks"}
+    if "peaks" in keep or not spiking:
+        names.add("membrane")
     out = Outputs(
         *_operator(
             drive,
@@ -63,10 +67,9 @@ def scan_on_gpu(
             state,
             slope,
             name_of(recipe),
-            ",".join(sorted(keep)),
+            ",".join(sorted(names)),
         )
     )
-    spiking = recipe.neuron.distance is not None
     n_outgoing = 0 if outgoing is None or not spiking else outgoing.shape[1]
     projected = drive.new_empty(*drive.shape[:3], n_outgoing)
     if outgoing is not None and spiking:
@@ -77,6 +80,9 @@ def scan_on_gpu(
         counts=out.spikes.sum(dim=2) if spiking else drive.new_empty(len(drive), 0, drive.shape[3]),
         projected=projected.transpose(1, 2),
         membranes=out.membranes.transpose(1, 2),
+        peaks=out.membranes.max(dim=2).values
+        if "peaks" in keep
+        else drive.new_empty(len(drive), 0, drive.shape[3]),
         state=recipe.neuron.State(*out.last.unbind(0)),
     )
 

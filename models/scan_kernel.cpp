@@ -39,9 +39,18 @@ extern "C" __attribute__((simd("notinbranch"))) double exp(double) noexcept;
 namespace {
 
 constexpr int N_STATES = /*@n_states*/;
+constexpr int MEMBRANE = /*@membrane*/;        // which part of the state
 constexpr int N_PARAMETERS = /*@n_parameters*/;
 constexpr int N_GRADIENTS = /*@n_gradients*/;  // constants whose gradient is wanted
 constexpr bool SPIKES = /*@spikes*/;           // a readout never spikes
+
+// Steps between asking for a row of memory and using it: each sample is a stream of its own, and there are
+// more of them than a processor follows by itself.
+constexpr i64 AHEAD = 6;
+template <int FOR_WRITING>
+inline void fetch(const real *row, i64 n) {
+  for (i64 i = 0; i < n; i += LANES) __builtin_prefetch(row + i, FOR_WRITING);
+}
 
 inline vec load(const real *p) { return *reinterpret_cast<const vec *>(p); }
 inline void store(real *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
@@ -96,8 +105,8 @@ inline void add_rows(int k, real *out, const real *table, i64 stride, const Inde
 constexpr int BLOCK = 8;  // vectors of a row that are summed at once: what the registers hold
 inline int block_width(i64 left) { return left >= BLOCK * LANES ? BLOCK : int(left / LANES); }
 
-// Places and values of what is not zero in row[0 .. n); returns how many. Both have room for n + SPARE.
-constexpr i64 SPARE = 16;
+// Places and values of what is not zero in row[0 .. n); returns how many. Lists have room for n + SPARE.
+constexpr i64 SPARE = 64;
 inline i64 find_nonzero(const real *row, i64 n, uint16_t *list, real *values) {
   i64 found = 0, i = 0;
 #if defined(__AVX512F__) && REAL_IS_FLOAT
@@ -153,13 +162,32 @@ inline void to_bits(const real *sent, i64 n, uint64_t *bits) {
 }
 
 // Places of set bits from `first` to `last` - 1, counted from `first`; returns how many.
+// `list` has room for SPARE more.
 inline i64 from_bits(const uint64_t *bits, i64 first, i64 last, uint16_t *list) {
   i64 found = 0;
+#ifdef __AVX512VBMI2__
+  alignas(64) uint8_t places[64];
+  for (int i = 0; i < 64; ++i) places[i] = uint8_t(i);
+  const __m512i ascending = _mm512_load_si512(places);
+#endif
   for (i64 w = first / 64; w * 64 < last; ++w) {
     uint64_t set = bits[w];
     if (w * 64 < first) set &= ~uint64_t(0) << (first - w * 64);
     if (last - w * 64 < 64) set &= ~(~uint64_t(0) << (last - w * 64));
+#ifdef __AVX512VBMI2__
+    // a whole word without a branch that a processor could guess wrong; writes up to 64 places ahead
+    const __m512i at = _mm512_maskz_compress_epi8(set, ascending);
+    const __m512i base = _mm512_set1_epi16(int16_t(w * 64 - first));
+    const int n = __builtin_popcountll(set);
+    _mm512_storeu_si512(list + found, _mm512_add_epi16(
+        base, _mm512_cvtepu8_epi16(_mm512_castsi512_si256(at))));
+    if (n > 32)
+      _mm512_storeu_si512(list + found + 32, _mm512_add_epi16(
+          base, _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(at, 1))));
+    found += n;
+#else
     for (; set; set &= set - 1) list[found++] = uint16_t(w * 64 + __builtin_ctzll(set) - first);
+#endif
   }
   return found;
 }
@@ -178,18 +206,21 @@ template <int R>
 inline void product_tile(real *out, i64 out_stride, const real *a, i64 a_stride, const real *panel,
                          i64 n) {
   vec sum[R][2];
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     sum[r][0] = load(out + r * out_stride);
     sum[r][1] = load(out + r * out_stride + LANES);
   }
   for (i64 k = 0; k < n; ++k) {
     const vec left = load(panel + k * 2 * LANES), right = load(panel + k * 2 * LANES + LANES);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const real factor = a[r * a_stride + k];
       sum[r][0] += factor * left;
       sum[r][1] += factor * right;
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     store(out + r * out_stride, sum[r][0]);
     store(out + r * out_stride + LANES, sum[r][1]);
@@ -231,6 +262,8 @@ struct Forward {
   real *counts;              // (batch, unit): the sum of this over time
   real *projected;           // (batch, time, n_outgoing): what the next layer receives
   real *final_state;         // as `state`: after the last step
+  real *peaks;               // (batch, unit): the largest membrane over time; null where nobody asks
+  real *peak_steps;          // (batch, unit): the step of the first such membrane
   real *kept[N_STATES + 1];  // (batch, time, unit) for what is kept of state and drive, else null
 };
 
@@ -247,6 +280,8 @@ struct Backward {
   const real *grad_projected;  // (batch, time, n_outgoing), or null
   const real *grad_membranes;  // (batch, time, unit), or null
   const real *grad_final;      // (part, batch, unit), or null
+  const real *grad_peaks;      // (batch, unit), or null
+  const real *peak_steps;      // (batch, unit), where grad_peaks is not null
   real slope;
   real *grad_drive;            // (batch, time, unit)
   real *grad_state;            // (part, batch, unit)
@@ -255,14 +290,16 @@ struct Backward {
 
 // The fields of snnbench.models.scan_cpp.OUTER, in its order. One of indptr, rows and bits is not null.
 struct Outer {
-  i64 n_steps, n_units, n_inputs, tile, first_row, last_row;  // rows first_row to last_row - 1
+  i64 n_steps, n_units, n_onward, n_inputs, tile, first_row, last_row;  // first_row to last_row - 1
   const i64 *indptr;
   const uint16_t *channels;
   const real *rows;            // (batch, time, input)
   const uint64_t *bits;        // (batch, time, word)
   const real *gate;            // (batch, input): values of set bits, 1 where null
-  const real *grad;            // (batch, time, unit)
+  const real *grad;            // (batch, time, unit); null where nobody asks for `out`
+  const real *grad_onward;     // (batch, time, n_onward); null where nobody asks for `out_onward`
   real *out;                   // (input, unit)
+  real *out_onward;            // (input, n_onward)
 };
 
 // Steps that receive their input together: few enough that their drive stays in the nearer caches.
@@ -272,7 +309,7 @@ extern "C" void forward(const Forward *p, i64 first, i64 last) {
   const i64 T = p->n_steps, B = p->n_batch, N = p->n_units, NP = p->padded, G = p->group;
   const i64 tile = steps_of_tile(G), MP = p->padded_outgoing;
   Buffer drives(tile * G * NP), states(N_STATES * G * NP), counts(G * NP), ones(N), sent_row(N);
-  Buffer onward(MP);
+  Buffer onward(MP), peaks(p->peaks ? G * NP : 0), peak_steps(p->peaks ? G * NP : 0);
   std::fill(ones.data(), ones.data() + N, real(1));
   const i64 room = (N > p->n_inputs ? N : p->n_inputs) + SPARE;
   Buffer values(G * room);
@@ -286,6 +323,7 @@ extern "C" void forward(const Forward *p, i64 first, i64 last) {
         std::memcpy(&states[(s * G + g) * NP], p->state + (s * B + b0 + g) * N, N * sizeof(real));
 
     counts.clear(G * NP);
+    if (p->peaks) std::fill(peaks.data(), peaks.data() + G * NP, -INFINITY);
 
     for (i64 t0 = 0; t0 < T; t0 += tile) {
       const i64 steps = t0 + tile <= T ? tile : T - t0;
@@ -327,8 +365,20 @@ extern "C" void forward(const Forward *p, i64 first, i64 last) {
           real *__restrict state = &states[g * NP];
           const i64 part = G * NP;
           for (int s = 0; s < N_STATES; ++s)
-            if (p->kept[s])
+            if (p->kept[s]) {
+              if (t0 + t + AHEAD < T) fetch<1>(p->kept[s] + row + AHEAD * N, N);
               std::memcpy(p->kept[s] + row, state + s * part, N * sizeof(real));
+            }
+          if (p->peaks) {
+            const real *__restrict membrane = state + MEMBRANE * part;
+            real *__restrict peak = &peaks[g * NP], *__restrict step = &peak_steps[g * NP];
+            const real now = real(t0 + t);
+            for (i64 i = 0; i < N; ++i) {
+              const bool higher = !(membrane[i] <= peak[i]);  // nan is, so that it shows
+              peak[i] = higher ? membrane[i] : peak[i];
+              step[i] = higher ? now : step[i];
+            }
+          }
           if (SPIKES) {
             const real *__restrict parameters = p->parameters;
             const real *__restrict gate = p->gate ? p->gate + (b0 + g) * N : ones.data();
@@ -390,6 +440,10 @@ extern "C" void forward(const Forward *p, i64 first, i64 last) {
       for (i64 g = 0; g < rows; ++g)
         std::memcpy(p->final_state + (s * B + b0 + g) * N, &states[(s * G + g) * NP],
                     N * sizeof(real));
+    for (i64 g = 0; p->peaks && g < rows; ++g) {
+      std::memcpy(p->peaks + (b0 + g) * N, &peaks[g * NP], N * sizeof(real));
+      std::memcpy(p->peak_steps + (b0 + g) * N, &peak_steps[g * NP], N * sizeof(real));
+    }
     for (i64 g = 0; SPIKES && g < rows; ++g)
       std::memcpy(p->counts + (b0 + g) * N, &counts[g * NP], N * sizeof(real));
   }
@@ -399,7 +453,7 @@ extern "C" void backward(const Backward *p, i64 first, i64 last) {
   const i64 T = p->n_steps, B = p->n_batch, N = p->n_units, NP = p->padded, G = p->group;
   const i64 part = G * NP;
   Buffer adjoints(N_STATES * part), back(part), received(part), constants((N_GRADIENTS + 1) * part);
-  Buffer zeros(N), ones(N);
+  Buffer zeros(N), ones(N), on_membrane_row(N);
   std::fill(ones.data(), ones.data() + N, real(1));
 
   for (i64 b0 = first; b0 < last; b0 += G) {
@@ -418,6 +472,11 @@ extern "C" void backward(const Backward *p, i64 first, i64 last) {
         const real *__restrict lam = &adjoints[g * NP];
         const real *__restrict parameters = p->parameters;
         real *__restrict grad_drive = p->grad_drive + row;
+        if (t >= AHEAD) {
+          fetch<1>(grad_drive - AHEAD * N, N);
+          for (int s = 0; s <= N_STATES; ++s)
+            if (p->kept[s]) fetch<0>(p->kept[s] + row - AHEAD * N, N);
+        }
         real *__restrict to_senders = &back[g * NP];
         /*@kept_rows*/
 #pragma GCC ivdep
@@ -453,6 +512,14 @@ extern "C" void backward(const Backward *p, i64 first, i64 last) {
         const real *__restrict on_count = p->grad_counts ? p->grad_counts + (b0 + g) * N : zeros.data();
         const real *__restrict on_membrane =
             p->grad_membranes ? p->grad_membranes + row : zeros.data();
+        if (p->grad_peaks) {
+          const real *__restrict step = p->peak_steps + (b0 + g) * N;
+          const real *__restrict on_peak = p->grad_peaks + (b0 + g) * N;
+          real *__restrict sum = on_membrane_row.data();
+          for (i64 i = 0; i < N; ++i)
+            sum[i] = on_membrane[i] + (step[i] == real(t) ? on_peak[i] : real(0));
+          on_membrane = sum;
+        }
         (void)sums, (void)within, (void)gate, (void)outside, (void)on_count;
         const real slope_ = p->slope;
         (void)slope_;
@@ -495,7 +562,51 @@ static inline const uint16_t *end(const Outer *p, i64 row, i64 last) {
   return last == p->n_inputs ? stop : std::lower_bound(p->channels + p->indptr[row], stop, last);
 }
 
-// out[input] = sum over rows of the input's value there * grad[row], for inputs first to last - 1.
+// A gradient of weights that grows tile by tile: sums[input] += value * grad[row].
+class Sums {
+ public:
+  Sums(const real *grad, real *out, i64 n_units, i64 n_inputs, i64 tile)
+      : grad_(grad), out_(out), n_(n_units), padded_((n_units + LANES - 1) / LANES * LANES),
+        copied_(n_units != BLOCK * LANES),  // columns of wide rows would fight for lines of cache
+        grads_(grad && copied_ ? tile * padded_ : 0), sums_(grad ? n_inputs * padded_ : 0) {}
+
+  // Rows r0 to r0 + rows - 1: input m is not 0 in rows r0 + sorted[end[m - 1]] to r0 + sorted[end[m] - 1].
+  // Without values each is 1.
+  template <bool VALUES>
+  void add(i64 r0, i64 rows, i64 n_inputs, const uint16_t *sorted, const real *values,
+           const uint32_t *end) {
+    if (!grad_) return;
+    const real *grad = grad_ + r0 * n_;
+    if (copied_) {
+      for (i64 r = 0; r < rows; ++r)
+        std::memcpy(&grads_[r * padded_], grad + r * n_, n_ * sizeof(real));
+      grad = grads_.data();
+    }
+    for (i64 c = 0; c < padded_; c += BLOCK * LANES) {
+      const int k = block_width(padded_ - c);
+      for (i64 m = 0, e = 0; m < n_inputs; e = end[m++])
+        if (end[m] > e)
+          add_rows<VALUES>(k, &sums_[m * padded_ + c], grad + c, padded_, sorted + e,
+                           VALUES ? values + e : nullptr, end[m] - e);
+    }
+  }
+
+  // Write inputs `first` on.
+  void write(i64 first, i64 n_inputs) {
+    for (i64 m = 0; grad_ && m < n_inputs; ++m)
+      std::memcpy(out_ + (first + m) * n_, &sums_[m * padded_], n_ * sizeof(real));
+  }
+
+ private:
+  const real *grad_;
+  real *out_;
+  i64 n_, padded_;
+  bool copied_;
+  Buffer grads_, sums_;
+};
+
+// out[input] = sum over rows of the input's value there * grad[row], for inputs first to last - 1; and the
+// same of grad_onward.
 //
 // A tile of rows that fits the nearest caches is taken at a time, and its events are sorted by input: then a
 // row of `out` is fetched and stored once per tile and input, and not once per event.
@@ -503,11 +614,9 @@ enum class Source { EVENTS, ROWS, BITS };
 
 template <Source SOURCE>
 static void outer_product(const Outer *p, i64 first, i64 last) {
-  const i64 N = p->n_units, M = last - first;
-  const i64 NP = (N + LANES - 1) / LANES * LANES;
-  const i64 tile = p->tile;
-  const bool copied = N != BLOCK * LANES;  // columns of wide rows would fight for lines of cache
-  Buffer grads(copied ? tile * NP : 0), sums(M * NP);
+  const i64 M = last - first, tile = p->tile;
+  Sums sums(p->grad, p->out, p->n_units, M, tile);
+  Sums onward(p->grad_onward, p->out_onward, p->n_onward, M, tile);
   constexpr bool EVENTS = SOURCE == Source::EVENTS;
   const bool valued = SOURCE == Source::ROWS || p->gate;
   std::vector<real> values, sorted_values;
@@ -520,7 +629,8 @@ static void outer_product(const Outer *p, i64 first, i64 last) {
     const size_t most = EVENTS ? p->indptr[r0 + rows] - p->indptr[r0] : rows * M + SPARE;
     if (sorted.size() < most) {
       sorted.resize(most);
-      if (!EVENTS) inputs.resize(most), values.resize(most), sorted_values.resize(most);
+      if (!EVENTS) inputs.resize(most);
+      if (valued) values.resize(most), sorted_values.resize(most);
     }
 
     // count, then place
@@ -562,27 +672,16 @@ static void outer_product(const Outer *p, i64 first, i64 last) {
       }
     }
 
-    const real *grad = p->grad + r0 * N;
-    if (copied) {
-      for (i64 r = 0; r < rows; ++r)
-        std::memcpy(&grads[r * NP], grad + r * N, N * sizeof(real));
-      grad = grads.data();
-    }
-    for (i64 c = 0; c < NP; c += BLOCK * LANES) {
-      const int k = block_width(NP - c);
-      // now place[m] is where the events of m end
-      for (i64 m = 0, e = 0; m < M; e = place[m++])
-        if (place[m] > e) {
-          if (valued)
-            add_rows<true>(k, &sums[m * NP + c], grad + c, NP, &sorted[e], &sorted_values[e],
-                           place[m] - e);
-          else
-            add_rows<false>(k, &sums[m * NP + c], grad + c, NP, &sorted[e], nullptr, place[m] - e);
-        }
+    // now place[m] is where the events of m end
+    for (Sums *s : {&sums, &onward}) {
+      if (valued)
+        s->add<true>(r0, rows, M, sorted.data(), sorted_values.data(), place.data());
+      else
+        s->add<false>(r0, rows, M, sorted.data(), nullptr, place.data());
     }
   }
-  for (i64 m = 0; m < M; ++m)
-    std::memcpy(p->out + (first + m) * N, &sums[m * NP], N * sizeof(real));
+  sums.write(first, M);
+  onward.write(first, M);
 }
 
 extern "C" void outer(const Outer *p, i64 first, i64 last) {

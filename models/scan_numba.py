@@ -34,8 +34,6 @@ class NumbaKernels:
     Called as `snnbench.models.scan_cpp.CppKernels` is.
     """
 
-    name = "numba"
-
     def __init__(self, recipe: Recipe, dtype: torch.dtype) -> None:
         from snnbench.models.scan_numba_rows import outer
 
@@ -94,6 +92,7 @@ def _constants(recipe: Recipe, dtype: torch.dtype) -> list[str]:
         "CACHE = True",
         f"real = np.{_REAL[dtype].__name__}",
         f"SPIKES = {recipe.neuron.distance is not None}",
+        f"MEMBRANE = {recipe.neuron.State._fields.index('membrane')}",
         f"N_STATES = {len(recipe.neuron.State._fields)}",
         f"N_PARAMETERS = {len(recipe.neuron.Parameters._fields)}",
         f"N_GRADIENTS = {len(recipe.parameter_gradients)}",

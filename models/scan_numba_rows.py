@@ -126,17 +126,6 @@ def add_scaled(typing: Any, total: Any, factor: Any, piece: Any) -> Any:
     return total(total, piece.dtype, piece), code
 
 
-@intrinsic(prefer_literal=True)
-def zeros(typing: Any, n_bytes: Any, array: Any) -> Any:
-    """A piece of zeros, as wide as `load` would give it."""
-    piece = _piece_of(n_bytes, array)
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return ir.Constant(context.get_value_type(piece), None)
-
-    return piece(n_bytes, array), code
-
-
 @intrinsic
 def nonzero(typing: Any, array: Any, at: Any) -> Any:
     """Which of the sixteen elements from `at` on are not 0, as bits of a number."""
@@ -338,40 +327,25 @@ def copy(to, at, source, start, n):
 
 @njit(**OPTIONS, cache=True)
 def outer(
-    n_steps,
-    n_units,
-    n_inputs,
-    tile,
-    first_row,
-    last_row,
-    indptr,
-    channels,
-    rows,
-    bits,
-    gate,
-    grad,
-    out,
-    first,
-    last,
-):
-    """Gradient of the weights of inputs `first` to `last` - 1; the fields of struct Outer in scan_kernel.cpp.
+    n_steps, n_units, n_onward, n_inputs, tile, first_row, last_row, indptr, channels, rows, bits,
+    gate, grad, grad_onward, out, out_onward, first, last,
+):  # fmt: skip
+    """Gradients of weights for inputs `first` to `last` - 1; the fields of struct Outer in scan_kernel.cpp.
 
-    out[input] is the sum of value * grad[row] over all rows (a step of a sample) in which the input is not
-    0. As many rows as `tile` are taken at a time and what is not 0 in them is sorted by input: so a row of
-    `out` is fetched and stored once for each tile and not for each event.
+    out[input] is the sum of value * grad[row] over the rows `first_row` to `last_row` - 1 (a step of a
+    sample) in which the input is not 0, and out_onward the same of grad_onward. As many rows as `tile` are
+    taken at a time and what is not 0 in them is sorted by input: so a row of `out` is fetched and stored
+    once for each tile and not for each event.
     """
-    n_rows, n, narrow = grad.size // n_units, last - first, NARROW // grad.itemsize
-    padded = (n_units + narrow - 1) // narrow * narrow
-    # rows of one wide piece are taken where they are; columns of longer ones would fight for lines of cache
-    copied = n_units != WIDE // grad.itemsize
-    sums = aligned_zeros(n * padded, grad.dtype)
-    table, origin = aligned_zeros(tile * padded if copied else 0, grad.dtype), 0
+    n = last - first
+    sums, table = _sums(grad, n_units, n), _table(grad, n_units, tile)
+    sums_onward, table_onward = _sums(grad_onward, n_onward, n), _table(grad_onward, n_onward, tile)
     weighted = indptr.size == 0 and (rows.size > 0 or gate.size > 0)
     stops, ends = np.empty(tile, np.int64), np.empty(n + 1, np.int64)
-    room = _most_in_a_tile(indptr, n_rows, tile, n)
+    room = most_in_a_tile(indptr, first_row, last_row, tile, n)
     found, senders = np.empty(room, np.uint16), np.empty(room, np.uint16)
     room = room if weighted else 0
-    values, sorted_values = np.empty(room, grad.dtype), np.empty(room, grad.dtype)
+    values, sorted_values = np.empty(room, out.dtype), np.empty(room, out.dtype)
     for r0 in range(first_row, last_row, tile):
         n_here = min(tile, last_row - r0)
         stop = 0
@@ -388,43 +362,78 @@ def outer(
                         values[e] = gate[r // n_steps * n_inputs + first + found[e]]
             stops[r - r0] = stop
         _sort_by_input(found, values, stops, n_here, senders, sorted_values, ends, weighted)
-        if copied:
-            for r in range(n_here):
-                copy(table, r * padded, grad, (r0 + r) * n_units, n_units)
-        else:
-            table, origin = grad, r0 * n_units
-        for c in range(0, padded, WIDE // grad.itemsize):
-            width = min(WIDE // grad.itemsize, padded - c)
-            start = 0
-            for m in range(n):
-                at, end = m * padded + c, ends[m]
-                if end > start and weighted:
-                    add_weighted_rows(
-                        sums,
-                        at,
-                        width,
-                        table,
-                        origin + c,
-                        padded,
-                        senders,
-                        sorted_values,
-                        start,
-                        end,
-                    )
-                elif end > start:
-                    add_rows(sums, at, width, table, origin + c, padded, senders, start, end)
-                start = end
-    for m in range(n):
-        copy(out, (first + m) * n_units, sums, m * padded, n_units)
+        _add_tile(sums, table, grad, n_units, r0, n_here, senders, sorted_values, ends, weighted)
+        _add_tile(
+            sums_onward, table_onward, grad_onward, n_onward,
+            r0, n_here, senders, sorted_values, ends, weighted,
+        )  # fmt: skip
+    _write_sums(out, first, n, n_units, sums)
+    _write_sums(out_onward, first, n, n_onward, sums_onward)
 
 
 @njit(**INLINE)
-def _most_in_a_tile(indptr, n_rows, tile, n):
+def _padded(grad, n_units):
+    narrow = NARROW // grad.itemsize
+    return (n_units + narrow - 1) // narrow * narrow
+
+
+@njit(**INLINE)
+def _copied(grad, n_units):
+    # rows of one wide piece are taken where they are; columns of longer ones would fight for lines of cache
+    return n_units != WIDE // grad.itemsize
+
+
+@njit(**INLINE)
+def _sums(grad, n_units, n):
+    return aligned_zeros(n * _padded(grad, n_units) if grad.size else 0, grad.dtype)
+
+
+@njit(**INLINE)
+def _table(grad, n_units, tile):
+    needed = grad.size and _copied(grad, n_units)
+    return aligned_zeros(tile * _padded(grad, n_units) if needed else 0, grad.dtype)
+
+
+@njit(**WITHIN)
+def _add_tile(sums, table, grad, n_units, r0, n_rows, senders, values, ends, weighted):
+    # rows r0 to r0 + n_rows - 1 of `grad`; where its rows are copied, `table` has room for them
+    if grad.size == 0:
+        return
+    padded, wide, origin = _padded(grad, n_units), WIDE // grad.itemsize, 0
+    if _copied(grad, n_units):
+        for r in range(n_rows):
+            copy(table, r * padded, grad, (r0 + r) * n_units, n_units)
+    else:
+        table, origin = grad, r0 * n_units
+    for c in range(0, padded, wide):
+        width = min(wide, padded - c)
+        start = 0
+        for m in range(ends.size - 1):
+            at, end = m * padded + c, ends[m]
+            if end > start and weighted:
+                add_weighted_rows(
+                    sums, at, width, table, origin + c, padded, senders, values, start, end
+                )
+            elif end > start:
+                add_rows(sums, at, width, table, origin + c, padded, senders, start, end)
+            start = end
+
+
+@njit(**WITHIN)
+def _write_sums(out, first, n, n_units, sums):
+    if out.size:
+        for m in range(n):
+            copy(out, (first + m) * n_units, sums, m * (sums.size // n), n_units)
+
+
+@njit(**OPTIONS)
+def most_in_a_tile(indptr, first_row, last_row, tile, n):
+    """How much is not 0 in the fullest tile, at most; tiles begin at `first_row`."""
     if indptr.size == 0:
-        return min(tile, n_rows) * n
+        return min(tile, last_row - first_row) * n
     most = 0
-    for r0 in range(0, n_rows, tile):
-        most = max(most, indptr[min(r0 + tile, n_rows)] - indptr[r0])
+    for r0 in range(first_row, last_row, tile):
+        most = max(most, indptr[min(r0 + tile, last_row)] - indptr[r0])
     return most
 
 

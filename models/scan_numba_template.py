@@ -47,6 +47,21 @@ def _fire(state, parameters, gate, sent):
 
 
 @njit(**INLINE)
+def _find_peak(state, peak, peak_step, step):
+    for i in range(len(peak)):
+        membrane = state[MEMBRANE * BLOCK + i]
+        higher = not membrane <= peak[i]  # nan is, so that it shows
+        peak[i] = membrane if higher else peak[i]
+        peak_step[i] = step if higher else peak_step[i]
+
+
+@njit(**INLINE)
+def _on_peak(out, on_membrane, on_peak, peak_step, step):
+    for i in range(len(out)):
+        out[i] = on_membrane[i] + (on_peak[i] if peak_step[i] == step else real(0))
+
+
+@njit(**INLINE)
 def _advance(state, parameters, drive):
     for i in range(len(drive)):
         # @load_parameters
@@ -120,7 +135,7 @@ def _from_blocks(parts, start, stride, n_parts, n, blocks, at, n_blocked, first)
 def forward(
     n_steps, n_batch, n_units, padded, n_inputs, n_outgoing, padded_outgoing, group,
     indptr, channels, rows, weight, recurrent, outgoing, parameters, state, gate,
-    bits, spikes, counts, projected, final_state, kept, first_sample, last_sample,
+    bits, spikes, counts, projected, final_state, peaks, peak_steps, kept, first_sample, last_sample,
 ):  # fmt: skip
     """Run samples `first_sample` to `last_sample` - 1; the fields of struct Forward in scan_kernel.cpp."""
     n_words, n_blocks = (n_units + 63) // 64, (n_units + BLOCK - 1) // BLOCK
@@ -135,6 +150,9 @@ def forward(
     ones = np.ones(n_units, real)
     lists, values = np.empty(group * room, np.uint16), np.empty(group * room, real)
     ends = np.empty(group, np.int64)
+
+    if peaks.size:
+        peaks[first_sample * n_units : last_sample * n_units] = real(-np.inf)
 
     for b0 in range(first_sample, last_sample, group):
         n_rows = min(group, last_sample - b0)
@@ -182,6 +200,15 @@ def forward(
                             at = g * per_sample + s * BLOCK
                             _from_blocks(
                                 kept[s], row * n_units, 0, 1, n_units, states, at, n_parts, 0
+                            )
+                    if peaks.size:
+                        for c in range(0, n_units, BLOCK):
+                            at, width = (b0 + g) * n_units + c, min(BLOCK, n_units - c)
+                            _find_peak(
+                                view(states, g * per_sample + c * n_parts, n_parts * BLOCK),
+                                view(peaks, at, width),
+                                view(peak_steps, at, width),
+                                real(t0 + t),
                             )
                     if SPIKES:
                         sent, sent_at = sent_row, 0
@@ -247,8 +274,8 @@ def forward(
 @njit(**OPTIONS, cache=CACHE)
 def backward(
     n_steps, n_batch, n_units, padded, n_outgoing, group, recurrent, outgoing, parameters, gate,
-    kept, grad_spikes, grad_counts, grad_projected, grad_membranes, grad_final, slope,
-    grad_drive, grad_state, grad_parameters, first_sample, last_sample,
+    kept, grad_spikes, grad_counts, grad_projected, grad_membranes, grad_final, grad_peaks,
+    peak_steps, slope, grad_drive, grad_state, grad_parameters, first_sample, last_sample,
 ):  # fmt: skip
     """The adjoint of the same samples; the fields of struct Backward in scan_kernel.cpp."""
     n_blocks = (n_units + BLOCK - 1) // BLOCK
@@ -259,6 +286,7 @@ def backward(
     _to_blocks(constants, 0, N_PARAMETERS, parameters, 0, padded, N_PARAMETERS, n_units)
     back, received = aligned_zeros(group * padded, real), aligned_zeros(group * padded, real)
     ones, nothing = np.ones(n_units, real), np.zeros(n_units, real)
+    with_peaks = np.empty(BLOCK, real)
 
     for b0 in range(first_sample, last_sample, group):
         n_rows = min(group, last_sample - b0)
@@ -307,6 +335,11 @@ def backward(
                         gates = view(gate, (b0 + g) * n_units + c, width)
                     if grad_membranes.size:
                         on_membrane = view(grad_membranes, row + c, width)
+                    if grad_peaks.size:
+                        at, total = (b0 + g) * n_units + c, view(with_peaks, 0, width)
+                        on_peak = view(grad_peaks, at, width)
+                        _on_peak(total, on_membrane, on_peak, view(peak_steps, at, width), real(t))
+                        on_membrane = total
                     _pull_back(
                         view(adjoints, g * per_sample + c * n_parts, n_parts * BLOCK),
                         view(constants, c * N_PARAMETERS, N_PARAMETERS * BLOCK),

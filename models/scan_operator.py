@@ -33,7 +33,7 @@ def scan_operator(
     recipe: str,
     engine: str,
     keep: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """What `snnbench.models.scan_cpu.forward` returns, in the order of `Outputs`.
 
     Parameters
@@ -51,7 +51,7 @@ def scan_operator(
     engine
         A resolved engine.
     keep
-        What to return for all steps, with commas between: `spikes`, parts of the state, `drive`;
+        What to return, with commas between: `spikes`, parts of the state, `drive`, `peaks`;
         `for-backward` stands for all that the backward pass reads.
     """
     known = recipe_called(recipe)
@@ -94,8 +94,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
         # a drive goes straight through: its gradient does not read it
         tensors = list(by_name._replace(rows=None))
     ctx.set_materialize_grads(False)  # what nobody asked about is not filled with zeros
-    ctx.mark_non_differentiable(out.bits)
-    ctx.save_for_backward(*tensors, out.membranes, out.others, out.bits)
+    ctx.mark_non_differentiable(out.bits, out.peak_steps)
+    ctx.save_for_backward(*tensors, out.membranes, out.others, out.bits, out.peak_steps)
     ctx.numbers = (slope, n_steps, recipe, engine, keep)
 
 
@@ -129,11 +129,13 @@ def backward_operator(
     membranes: Tensor,
     others: Tensor,
     bits: Tensor,
+    peak_steps: Tensor,
     grad_spikes: Tensor | None,
     grad_counts: Tensor | None,
     grad_projected: Tensor | None,
     grad_membranes: Tensor | None,
     grad_last: Tensor | None,
+    grad_peaks: Tensor | None,
     slope: float,
     n_steps: int,
     recipe: str,
@@ -156,7 +158,8 @@ def backward_operator(
         slope,
         dict(zip(names, others.unbind(0), strict=True)) | {"membrane": membranes},
         bits,
-        Asked(grad_spikes, grad_counts, grad_projected, grad_membranes, grad_last),
+        peak_steps,
+        Asked(grad_spikes, grad_counts, grad_projected, grad_membranes, grad_last, grad_peaks),
         n_steps=n_steps,
         n_batch=membranes.shape[0],
         needs=Needs(needs_rows, needs_weight, needs_recurrent, needs_outgoing),
@@ -177,11 +180,13 @@ def _(
     membranes: Any,
     others: Any,
     bits: Any,
+    peak_steps: Any,
     grad_spikes: Any,
     grad_counts: Any,
     grad_projected: Any,
     grad_membranes: Any,
     grad_last: Any,
+    grad_peaks: Any,
     slope: float,
     n_steps: int,
     recipe: str,
@@ -199,7 +204,9 @@ def _(
         return parameters.new_empty(tensor.shape if needed else (0,))
 
     return (
-        like(membranes if weight is None else rows, needs_rows),
+        like(
+            membranes.new_empty(n_batch, n_steps, n_units) if weight is None else rows, needs_rows
+        ),
         like(weight, needs_weight),
         like(recurrent, needs_recurrent),
         like(outgoing, needs_outgoing),

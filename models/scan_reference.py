@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from snnbench.models.neuron import make_reset
-from snnbench.models.scan_types import Cell, ScanResult
+from snnbench.models.scan_types import Cell, ScanResult, peaks_over_time
 
 
 def scan_drive(
@@ -47,4 +47,4 @@ def scan_drive(
         sent_by_all, counts = sent_by_all[:0], counts[:0]
     elif outgoing_weight is not None:
         projected = torch.nn.functional.linear(sent_by_all, outgoing_weight)
-    return ScanResult(sent_by_all, counts, projected, membranes, state)
+    return ScanResult(sent_by_all, counts, projected, membranes, peaks_over_time(membranes), state)

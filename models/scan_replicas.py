@@ -33,6 +33,7 @@ def scan_replicas(
     state: Any = None,
     gate: Tensor | None = None,
     keep_membranes: bool = False,
+    keep_peaks: bool = False,
     engine: Engine = "auto",
 ) -> ScanResult:
     """Run replicas of a layer over all time steps.
@@ -56,7 +57,7 @@ def scan_replicas(
         Where to begin, each part of shape (replica, batch, unit); by default at rest.
     gate
         Factor on every spike a unit sends, (replica, batch, unit).
-    keep_membranes, engine
+    keep_membranes, keep_peaks, engine
         As in `snnbench.models.scan.scan`.
 
     Returns
@@ -87,6 +88,7 @@ def scan_replicas(
                     state=None if state is None else type(state)(*(s[r] for s in state)),
                     gate=_of(gate, r),
                     keep_membranes=keep_membranes,
+                    keep_peaks=keep_peaks,
                     engine=engine,
                 )
                 for r in range(n_replicas)
@@ -108,8 +110,10 @@ def scan_replicas(
     tensors = (arriving, recurrent_weight, outgoing_weight, parameters, first)
     learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     keep = {"for-backward"} if learning else set()
-    if keep_membranes or cell.neuron.distance is None:
+    if keep_membranes:
         keep.add("membrane")
+    if keep_peaks:
+        keep.add("peaks")
     return scan_on_gpu(
         recipe_of(cell, learning=learning),
         arriving,

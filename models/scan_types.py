@@ -39,6 +39,9 @@ class ScanResult(NamedTuple):
     membranes: Tensor
     """Membranes as the spikes of the same step saw them; shape (time, batch, unit). Empty where nobody
     asked."""
+    peaks: Tensor
+    """The largest membrane of each unit over time, (batch, unit); its gradient goes to the first step that
+    reached it. Empty where nobody asked."""
     state: Any
     """The kind's `State` after the last step, each of shape (batch, unit): the next scan goes on there."""
 
@@ -60,3 +63,9 @@ def recipe_of(cell: Cell, *, learning: bool) -> Recipe:
 def at_rest(neuron: Neuron, like: Tensor) -> Any:
     """The state before the first step: zeros like a tensor of shape (batch, unit)."""
     return neuron.State(*(torch.zeros_like(like) for _ in neuron.State._fields))
+
+
+def peaks_over_time(membranes: Tensor) -> Tensor:
+    """Largest membrane of each unit, from (time, batch, unit)."""
+    # along the axis that runs through memory, so that neither this nor its gradient copies
+    return membranes.transpose(0, 1).max(dim=1).values

@@ -171,7 +171,7 @@ class Profile(NoProfile):
         if self._open[-1:] != [f"{FORWARD}, {layer}"]:
             return
         self._leave()
-        passed_on = output.membranes if layer == READOUT else output.projected
+        passed_on = output.peaks if layer == READOUT else output.projected
         if passed_on.requires_grad:
             passed_on.register_hook(lambda _: self._goes_on_as(f"{BACKWARD}, {layer}"))
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from snnbench.data_prep.batch import EventBatch
 from snnbench.models.layers import SpikingLayer, initial_weight
 from snnbench.models.network import SpikingNetwork, build
-from snnbench.models.readout import LeakyReadout, logits
+from snnbench.models.readout import LeakyReadout
 from snnbench.models.regularise import activity_loss
+from snnbench.models.scan_types import ScanResult
 from snnbench.seeding import deterministic, make_generator
 from snnbench.spec import ActivitySpec, ModelSpec, NeuronSpec, ReadoutSpec
 from tests.scan_cases import CPU_ENGINES, as_events, assert_near, needs_compiler
@@ -42,8 +43,8 @@ def random_input(steps: int = 40, batch: int = 5, channels: int = 6, seed: int =
     return torch.poisson(torch.full((steps, batch, channels), 0.4), generator=generator(seed))
 
 
-def readout_membranes(readout: LeakyReadout, spikes: Tensor, engine: Any = "auto") -> Tensor:
-    return readout(spikes @ readout.weight.t(), engine=engine).membranes
+def run_readout(readout: LeakyReadout, spikes: Tensor, engine: Any = "auto") -> ScanResult:
+    return readout(spikes @ readout.weight.t(), keep_membranes=True, engine=engine)
 
 
 def one_class_readout(alpha: float | None = None, beta: float | None = None) -> LeakyReadout:
@@ -68,9 +69,9 @@ def test_readout_equals_its_equations_step_by_step(engine: Any):
         expected.append(membrane)
         current, membrane = alpha * current + s @ readout.weight.t(), beta * membrane + current
     stacked = torch.stack(expected)
-    found = readout_membranes(readout, spikes, engine)
-    torch.testing.assert_close(found, stacked, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(logits(found), stacked.amax(dim=0), rtol=1e-5, atol=1e-6)
+    found = run_readout(readout, spikes, engine)
+    torch.testing.assert_close(found.membranes, stacked, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.peaks, stacked.amax(dim=0), rtol=1e-5, atol=1e-6)
 
 
 @engines
@@ -79,28 +80,29 @@ def test_gradient_reaches_only_what_the_largest_step_saw(engine: Any):
     spikes = torch.zeros(12, 1, 1)
     spikes[2] = 1.0
     spikes.requires_grad_()
-    membranes = readout_membranes(readout, spikes, engine)
-    last = int(membranes.argmax())
+    found = run_readout(readout, spikes, engine)
+    last = int(found.membranes.argmax())
     assert 0 < last < 11
-    logits(membranes).sum().backward()
+    found.peaks.sum().backward()
     assert spikes.grad is not None
     # the step at n sees spikes up to n - 2, weighted by the response to them; later ones not at all
-    response = readout_membranes(readout, torch.eye(12)[:, :1, None], engine).detach().flatten()
+    impulse = torch.eye(12)[:, :1, None]
+    response = run_readout(readout, impulse, engine).membranes.detach().flatten()
     expected = [float(response[last - m]) if m <= last else 0.0 for m in range(12)]
     assert spikes.grad.flatten().tolist() == pytest.approx(expected, abs=1e-6)
     assert expected[last - 1 :] == [0.0] * (13 - last)
 
 
 @engines
-def test_a_tie_over_time_gives_the_gradient_to_one_step(engine: Any):
+def test_a_tie_over_time_gives_the_gradient_to_the_first_step(engine: Any):
     # two equal spikes far apart in a readout that forgets at once
     readout = one_class_readout(alpha=0.0, beta=0.0)
     spikes = torch.zeros(12, 1, 1)
     spikes[2], spikes[8] = 1.0, 1.0
     spikes.requires_grad_()
-    logits(readout_membranes(readout, spikes, engine)).sum().backward()
+    run_readout(readout, spikes, engine).peaks.sum().backward()
     assert spikes.grad is not None
-    assert sorted(spikes.grad.flatten().tolist()) == [0.0] * 11 + [1.0]
+    assert spikes.grad.flatten().tolist() == [0.0, 0.0, 1.0, *[0.0] * 9]
 
 
 def test_initial_response_area_does_not_depend_on_the_bin_width():

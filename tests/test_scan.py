@@ -123,7 +123,10 @@ def smooth_outputs(
             spikes.append(smooth(state["membrane"] - p["threshold"]))
             drive = drive + spikes[-1] @ leaves["recurrent"].T
         state = smooth_step(kind, reset, drive, state, p)
-    outputs: dict[str, list[Long] | Long] = {"membranes": membranes}
+    outputs: dict[str, list[Long] | Long] = {
+        "membranes": membranes,
+        "peaks": np.max(membranes, axis=0),
+    }
     if kind != "leaky":
         outputs |= {"spikes": spikes, "counts": sum(spikes, np.zeros_like(spikes[0]))}
         outputs |= {"projected": [s @ leaves["outgoing"].T for s in spikes]}
@@ -369,7 +372,7 @@ def test_what_the_next_layer_receives_follows_from_the_spikes(engine: Any):
     received = torch.einsum("tbi,ji->tbj", result.spikes, case.outgoing)
     torch.testing.assert_close(result.projected, received, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(result.counts, result.spikes.sum(dim=0))
-    unseen = run_scan(case, engine, Asked(spikes=False, membranes=False))
+    unseen = run_scan(case, engine, Asked(spikes=False, membranes=False, peaks=False))
     assert torch.equal(unseen.projected, result.projected)
     assert torch.equal(unseen.counts, result.counts)
 

@@ -87,7 +87,7 @@ def test_a_readout_by_triton_agrees_with_the_reference(learned: Literal["none", 
 @needs_triton
 def test_what_nobody_asks_for_changes_no_gradient():
     case = make_case(Options("lif"), SMALL, seed=1, n_outgoing=4)
-    assert_agree(case, "triton", seed=2, asked=Asked(spikes=False, membranes=False))
+    assert_agree(case, "triton", seed=2, asked=Asked(spikes=False, membranes=False, peaks=False))
 
 
 @needs_triton
@@ -189,6 +189,7 @@ def at_once(every: list[Case], engine: Any) -> ScanResult:
         state=kind.State(*map(torch.stack, zip(*(c.state for c in every), strict=True))),
         gate=stacked("gate"),
         keep_membranes=True,
+        keep_peaks=True,
         engine=engine,
     )
 
@@ -197,7 +198,7 @@ def one_by_one(every: list[Case]) -> ScanResult:
     results = [
         scan(
             c.inputs, c.weight, c.recurrent, c.cell, outgoing_weight=c.outgoing, state=c.state,
-            gate=c.gate, keep_membranes=True, engine="reference",
+            gate=c.gate, keep_membranes=True, keep_peaks=True, engine="reference",
         )
         for c in every
     ]  # fmt: skip
@@ -222,7 +223,7 @@ def test_replicas_are_as_if_each_ran_alone(kind: str, layout: Layout, engine: st
     every = cases(Options(kind, learned="all", dtype="float64"), layout)
     found, expected = at_once(every, engine), one_by_one(every)
     assert expected.spikes.any(dim=-1).any(dim=-1).any(dim=-1).all()
-    for name in ("spikes", "counts", "projected", "membranes"):
+    for name in ("spikes", "counts", "projected", "membranes", "peaks"):
         assert_near(name, getattr(found, name), getattr(expected, name), 1e-10)
     for part, left in found.state._asdict().items():
         assert_near(part, left, getattr(expected.state, part), 1e-10)

@@ -91,9 +91,10 @@ class Replicas(nn.Module):
             outgoing_weight=self.output,
             engine=self.engine,
         )
-        readout = scan_replicas(hidden.projected, None, None, self.readout_cell, engine=self.engine)
-        logits = readout.membranes.max(dim=1).values
-        return logits.flatten(0, 1), hidden.counts / self.steps
+        readout = scan_replicas(
+            hidden.projected, None, None, self.readout_cell, keep_peaks=True, engine=self.engine
+        )
+        return readout.peaks.flatten(0, 1), hidden.counts / self.steps
 
 
 def stacked(weights: list[Tensor]) -> nn.Parameter:
