@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def library(source: str) -> ctypes.CDLL:
     Raises
     ------
     SnnbenchError
-        There is no compiler, or it refuses the source.
+        There is no compiler, it refuses the source, or what it makes cannot be loaded. The first line says
+        which; a compiler's own words follow.
     """
     command = compiler()
     if command is None:
@@ -62,16 +64,30 @@ def library(source: str) -> ctypes.CDLL:
     identity = "\n".join((source, *FLAGS, *command, _version(command), _processor()))
     path = kernel_dir() / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.so"
     if _is_whole(path):
+        with suppress(OSError):  # what does not load is made anew
+            return ctypes.CDLL(str(path))
+    try:
+        with tempfile.TemporaryDirectory(prefix="snnbench-") as folder:
+            built = Path(folder) / path.name
+            _compile(command, source, built)
+            return _kept(built, path) or ctypes.CDLL(str(built))
+    except OSError as error:
+        raise SnnbenchError(
+            f"{shlex.join(command)}: a kernel cannot be built and loaded ({error})"
+        ) from None
+
+
+def _kept(built: Path, path: Path) -> ctypes.CDLL | None:
+    """A new library, moved to its place in the cache and loaded from there.
+
+    None where the folder cannot be written, or nothing in it may run: that only costs time.
+    """
+    content = built.read_bytes()
+    try:
+        write_bytes(path, content + hashlib.sha256(content).digest())
         return ctypes.CDLL(str(path))
-    with tempfile.TemporaryDirectory(prefix="snnbench-") as folder:
-        built = Path(folder) / path.name
-        _compile(command, source, built)
-        content = built.read_bytes()
-        try:
-            write_bytes(path, content + hashlib.sha256(content).digest())
-        except SnnbenchError:  # a cache that cannot be written only costs time
-            return ctypes.CDLL(str(built))
-    return ctypes.CDLL(str(path))
+    except (SnnbenchError, OSError):
+        return None
 
 
 def _is_whole(path: Path) -> bool:
@@ -89,18 +105,34 @@ def _is_whole(path: Path) -> bool:
 def _compile(command: tuple[str, ...], source: str, out: Path) -> None:
     text = out.with_suffix(".cpp")
     text.write_text(source, encoding="utf-8")
-    done = subprocess.run(
-        [*command, *FLAGS, str(text), "-o", str(out), "-lm"], capture_output=True, text=True
-    )
+    done = _run([*command, *FLAGS, str(text), "-o", str(out), "-lm"])
     if done.returncode:
+        said = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+        problem = next((line for line in said if "error" in line), said[0])
+        # without the name of a file that is gone when somebody reads this
+        problem = problem.replace(str(text), "kernel").strip()
         raise SnnbenchError(
-            f"{shlex.join(command)} cannot compile a kernel (engine numba does without):\n{done.stderr}"
+            f"{shlex.join(command)} cannot compile a kernel ({problem})\n{done.stderr}".rstrip()
         )
+    if not out.is_file():
+        raise SnnbenchError(f"{shlex.join(command)} is no C++ compiler: it has written nothing")
 
 
 def _version(command: tuple[str, ...]) -> str:
-    done = subprocess.run([*command, "--version"], capture_output=True, text=True)
-    return done.stdout.partition("\n")[0]
+    return _run([*command, "--version"]).stdout.partition("\n")[0]
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C"},  # in the words that we look for
+        )
+    except OSError as error:  # marked as a program, but none: a script without its first line
+        raise SnnbenchError(f"{words[0]}: cannot be run as a compiler ({error.strerror})") from None
 
 
 def _processor() -> str:

@@ -44,6 +44,37 @@ def resolve_engine(engine: Engine, device: torch.device) -> Engine:
     return engine
 
 
+def require_engine(engine: Engine, device: torch.device) -> Engine:
+    """As `resolve_engine`, and certain that the engine's kernels can be made on this machine.
+
+    What a run asks once, before it reads any data; a scan, which asks in every call, does not.
+    """
+    chosen = resolve_engine(engine, device)
+    if chosen == "cpp" and (reason := why_not_cpp()):
+        raise SnnbenchError(f"engine cpp: {reason}; take auto, or numba, which is slower")
+    return chosen
+
+
+@cache
+def why_not_cpp() -> str | None:
+    """Why there are no C++ kernels on this machine, in one line; None where there are.
+
+    The readout's kernel is compiled and loaded: every network needs it, so it costs nothing, and a compiler
+    that knows C++ but not our vectors would pass a simpler test.
+    """
+    from snnbench.models import scan_cpp
+    from snnbench.models.neurons.leaky import LEAKY
+
+    readout = Recipe(
+        LEAKY, None, reset="subtract", gradient_through_reset=False, parameter_gradients=()
+    )
+    try:
+        scan_cpp.kernels(readout, torch.float32)
+    except SnnbenchError as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
 def cpu_kernels(engine: str, recipe: Recipe, dtype: torch.dtype) -> Any:
     """Compiled kernels of an engine of the CPU; see `snnbench.models.scan_cpp.CppKernels`."""
     if engine == "cpp":
@@ -57,11 +88,7 @@ def cpu_kernels(engine: str, recipe: Recipe, dtype: torch.dtype) -> Any:
 
 @cache
 def _best_on_cpu() -> Engine:
-    from snnbench.models.compiler import library
-
-    try:
-        library('extern "C" int answer() { return 1; }\n')
-    except SnnbenchError as error:
-        _log.warning("%s; the scan is compiled by numba, which is slower", error)
+    if reason := why_not_cpp():
+        _log.warning("%s; the scan is compiled by numba, which is slower", reason)
         return "numba"
     return "cpp"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -22,12 +23,17 @@ from snnbench.models.compiler import library
 print(library(sys.argv[1]).answer())
 """
 
-WITHOUT_A_COMPILER = """
+CHOOSE = """
 import logging
 import torch
-from snnbench.models.engines import resolve_engine
+from snnbench.errors import SnnbenchError
+from snnbench.models.engines import require_engine
 logging.basicConfig(format="%(levelname)s %(message)s")
-print(resolve_engine("auto", torch.device("cpu")))
+for engine in ("auto", "cpp"):
+    try:
+        print(require_engine(engine, torch.device("cpu")))
+    except SnnbenchError as error:
+        print(error)
 """
 
 
@@ -65,6 +71,13 @@ def compiler_path() -> str:
     return command[0]
 
 
+def script(path: Path, *lines: str) -> str:
+    """A program of these lines of shell."""
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return str(path)
+
+
 def libraries(cache: Path) -> list[Path]:
     return sorted(cache.rglob("*.so"))
 
@@ -89,15 +102,13 @@ def test_another_source_is_another_library(cache: Path):
 
 @needs_compiler
 def test_another_compiler_makes_a_library_of_its_own(cache: Path, tmp_path: Path):
-    other = tmp_path / "other-c++"
-    other.write_text(
-        "#!/bin/sh\n"
-        '[ "$1" = --version ] && echo "another compiler 1.0" && exit\n'
-        f'exec {compiler_path()} "$@"\n'
+    other = script(
+        tmp_path / "other-c++",
+        '[ "$1" = --version ] && echo "another compiler 1.0" && exit',
+        f'exec {compiler_path()} "$@"',
     )
-    other.chmod(0o755)
     assert answer_of(5) == "5"
-    assert finish(start(RUN, ANSWER.format(5), CXX=str(other)))[0] == "5"
+    assert finish(start(RUN, ANSWER.format(5), CXX=other))[0] == "5"
     assert len(libraries(cache)) == 2
 
 
@@ -110,8 +121,9 @@ def test_another_compiler_makes_a_library_of_its_own(cache: Path, tmp_path: Path
         lambda whole: whole[:100],
         lambda whole: whole[: len(whole) // 2],
         lambda whole: whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:],
+        lambda whole: b"no library" + hashlib.sha256(b"no library").digest(),
     ],
-    ids=["empty", "text", "beginning", "half", "one-bit"],
+    ids=["empty", "text", "beginning", "half", "one-bit", "hash-fits"],
 )
 def test_a_damaged_library_is_made_anew(cache: Path, damage):
     assert answer_of(13) == "13"
@@ -151,12 +163,61 @@ def test_without_a_compiler_numba_takes_over_and_says_so(cache: Path, tmp_path: 
     missing = str(tmp_path / "nowhere" / "g++")
     environment = {"CXX": missing} if how == "CXX" else {"CXX": "", "PATH": str(tmp_path)}
     assert shutil.which("g++", path=str(tmp_path)) is None
-    out, err = finish(start(WITHOUT_A_COMPILER, **environment))
-    assert out == "numba"
-    assert "WARNING no C++ compiler" in err
-    assert "numba" in err
-    assert (f"$CXX is {missing}" in err) == (how == "CXX")
+    out, err = finish(start(CHOOSE, **environment))
+    auto, cpp = out.splitlines()
+    assert auto == "numba"
+    [line] = err.splitlines()
+    assert line.startswith("WARNING no C++ compiler")
+    assert "numba" in line
+    assert (f"$CXX is {missing}" in line) == (how == "CXX")
+    assert cpp.startswith("engine cpp: no C++ compiler found (")
+    assert cpp.endswith("; take auto, or numba, which is slower")
     assert not libraries(cache)
+
+
+COMPILERS = {
+    # knows C++, but not the kernels' vectors
+    "old": (
+        [
+            "for source; do case $source in *.cpp) break;; esac; done",
+            'grep -q vector_size $source || exec c++ "$@"',
+            "echo \"In it:\n$source:25: error: 'vector_size' is unknown\" >&2; exit 1",
+        ],
+        "cannot compile a kernel (kernel:25: error: 'vector_size' is unknown)",
+    ),
+    "for another machine": (
+        ['while [ "$1" != -o ]; do [ $# = 0 ] && exit; shift; done; echo "for ARM" > "$2"'],
+        "a kernel cannot be built and loaded (",
+    ),
+    "silent": (["exit 3"], "cannot compile a kernel (exit code 3)"),
+    "no compiler": (["exit 0"], "is no C++ compiler"),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("kind", COMPILERS)
+def test_a_compiler_that_makes_no_kernels_is_as_good_as_none(
+    cache: Path, tmp_path: Path, kind: str
+):
+    lines, problem = COMPILERS[kind]
+    program = script(tmp_path / "c++-of-somebody", *lines)
+    out, err = finish(start(CHOOSE, CXX=program))
+    auto, cpp = out.splitlines()
+    assert auto == "numba"
+    [line] = err.splitlines()
+    assert line.startswith(f"WARNING {program}")
+    assert cpp.startswith(f"engine cpp: {program}")
+    assert problem in line
+    assert problem in cpp
+
+
+def test_a_program_that_does_not_start_is_named(cache: Path, tmp_path: Path):
+    program = tmp_path / "c++"
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+    out, err = finish(start(CHOOSE, CXX=str(program)))
+    assert out.startswith("numba\nengine cpp: ")
+    assert f"{program}: cannot be run as a compiler" in err
 
 
 @needs_compiler
@@ -167,5 +228,4 @@ def test_a_compiler_may_be_named_with_options(cache: Path):
 
 @needs_compiler
 def test_with_a_compiler_nothing_is_said(cache: Path):
-    out, err = finish(start(WITHOUT_A_COMPILER))
-    assert (out, err) == ("cpp", "")
+    assert finish(start(CHOOSE)) == ("cpp\ncpp", "")
