@@ -11,7 +11,9 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +25,60 @@ from snnbench.paths import data_dir
 log = logging.getLogger(__name__)
 
 _ALIGNED = 64  # bytes: a cache line
+# limit, use and pages of files of a group: names of files, and of lines of memory.stat
+_VERSION_2 = ("memory.max", "memory.current", ("inactive_file", "active_file"))
+_VERSION_1 = (
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
 
 
-def available_memory() -> int:
-    """Memory in bytes that programs can have without swapping, as Linux estimates it."""
-    with open("/proc/meminfo", encoding="ascii") as file:
+def available_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory in bytes that this process can have without swapping.
+
+    What Linux estimates for the machine, or what the groups of processes that this one is in (a container's,
+    a batch system's) have left of their limits, where that is less. The folders are where Linux tells.
+    """
+    with open(proc / "meminfo", encoding="ascii") as file:
         facts = dict(line.split(":", 1) for line in file)
-    return 1024 * int(facts["MemAvailable"].split()[0])
+    of_machine = 1024 * int(facts["MemAvailable"].split()[0])
+    return min([of_machine, *_left_in_groups(proc / "self" / "cgroup", cgroups)])
+
+
+def _left_in_groups(memberships: Path, cgroups: Path) -> Iterator[int]:
+    """Bytes that are left to each group with a limit that the process is in."""
+    try:
+        lines = memberships.read_text("utf-8").splitlines()
+    except OSError:  # a kernel without groups
+        return
+    for line in lines:
+        # 0::/a/b in version 2, 4:cpu,memory:/a/b in version 1
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            root, names = cgroups, _VERSION_2
+        elif "memory" in controllers.split(","):
+            root, names = cgroups / "memory", _VERSION_1
+        else:
+            continue
+        # a limit holds for all groups within, and a container may see its own group as the root
+        path = root / group.lstrip("/")
+        for folder in (path, *path.parents):
+            if folder.is_relative_to(root) and (left := _left(folder, *names)) is not None:
+                yield left
+
+
+def _left(folder: Path, limit: str, used: str, of_files: Sequence[str]) -> int | None:
+    """Bytes between a group's use and its limit; None without a limit."""
+    try:
+        free = int((folder / limit).read_text()) - int((folder / used).read_text())
+    except (OSError, ValueError):  # no such group here; `max`
+        return None
+    with suppress(OSError):
+        # pages of files that were read count as used, and are given back when memory is asked for
+        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        free += sum(int(facts.get(name, 0)) for name in of_files)
+    return max(0, free)
 
 
 def make_arrays(

@@ -9,10 +9,12 @@ With T time steps, B samples in a batch, and n units in a layer, all in float32,
                       + largest over layers of T B (n passing + units above)            on the way back
                       + two batches of events (2 bytes a spike, 8 a bin): one in use, one in the making
 
-where `kept` and `passing` are what an engine holds for each step, sample and unit: see `ENGINES`. With
-`train.recompute_steps` = K the backward pass computes K steps at a time anew: T becomes K, and the states
-between these stretches are kept as well as the readout's membranes. Validation has no backward pass; it
-holds what one layer receives and what it sends.
+where `kept` and `passing` are what an engine holds for each step, sample and unit: see `ENGINES`. What a
+neuron's adjoint reads is part of `kept`: of a LIF neuron the membrane, with reset to zero and a gradient
+through it the current, too (`snnbench.models.derivation`). With `train.recompute_steps` = K the backward pass
+computes K steps at a time anew: T becomes K, the states between these stretches are kept, the events of all
+stretches once more, and of one layer what an earlier stretch kept. Validation has no backward pass; it holds
+what one layer receives and what it sends.
 
 On a GPU spikes and saving count for nothing: they are the host's. What PyTorch, the kernels and the
 interpreter take themselves, some hundred MiB, is in no formula: it is there before we look at what is free.
@@ -21,9 +23,14 @@ interpreter take themselves, some hundred MiB, is in no formula: it is there bef
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from snnbench.errors import SnnbenchError
+from snnbench.models.derivation import Recipe, derive
+from snnbench.models.neurons.leaky import LEAKY
+from snnbench.models.neurons.lif import LIF
+from snnbench.models.surrogate import make_surrogate
 from snnbench.sizes import EVALUATION_BATCH, LayerSize, layer_sizes
 from snnbench.spec import RunSpec
 
@@ -33,37 +40,42 @@ if TYPE_CHECKING:
     from snnbench.data_prep.spikes import Spikes
 
 _FLOAT = 4  # bytes
-_STATES = 3
-"""Between two stretches, for each sample and unit: two parts of the state, and the count of spikes."""
+# as in snnbench.models.scan_cpu, which needs torch
+_VECTOR, _SHARES, _SHARED_WEIGHTS = 32, 8, 1 << 18
 
 
 class Floats(NamedTuple):
     """Numbers that an engine holds for each time step, sample and unit of a layer."""
 
     kept: int
-    """From the forward to the backward pass."""
+    """From the forward to the backward pass, besides what the neuron's adjoint reads."""
     received: int
     """While a layer above the first runs: its drive."""
     passing: int
     """While the backward pass is at this layer."""
     dense_input: bool
     """Whether input events become a tensor (time, batch, channel)."""
-    shares: int = 0
-    """How many partial sums of a weight's gradient there are at a time, each of `_SHARED` numbers at most."""
+    readout: int
+    """Of the readout, besides its drive: its membranes, where the largest is looked for afterwards."""
+    shares: bool
+    """Whether gradients of weights are summed in shares of the samples."""
+    not_saved: float = 0.0
+    """Part of all steps whose memory is in use at the least, however short the stretches are."""
 
 
-_SHARED = 1 << 18
-
-# membranes (spikes take a bit each); the gradient of the drive
-_COMPILED = Floats(kept=1, received=1, passing=1, dense_input=False, shares=8)
+# spikes take a bit each; the gradient of the drive; the largest membrane is found on the way
+_COMPILED = Floats(kept=0, received=1, passing=1, dense_input=False, readout=0, shares=True)
 
 ENGINES: Mapping[str, Floats] = {
     "cpp": _COMPILED,
     "numba": _COMPILED,
-    # membranes, and the drive in every layer
-    "triton": Floats(kept=2, received=0, passing=2, dense_input=True),
-    # what autograd keeps of every operation of a step: measured
-    "reference": Floats(kept=9, received=0, passing=3, dense_input=True),
+    # spikes; gradients of spikes and of the drive
+    "triton": Floats(1, received=0, passing=2, dense_input=True, readout=1, shares=False),
+    # what autograd keeps of every operation of a step, and what the allocator of memory keeps of so many
+    # small tensors that were freed: measured
+    "reference": Floats(
+        8, received=0, passing=3, dense_input=True, readout=8, shares=False, not_saved=0.5
+    ),
 }
 
 
@@ -141,40 +153,72 @@ def estimate_memory(
     n_weights = _FLOAT * sum(size.n_parameters for size in sizes)
     n_batch = spec.train.batch_size
     stretch = min(spec.train.recompute_steps or spec.n_steps, spec.n_steps)
-    step = _FLOAT * stretch * n_batch
+    anew = stretch < spec.n_steps
+    held = max(stretch, round(floats.not_saved * spec.n_steps))
+    step = _FLOAT * held * n_batch
     return MemoryEstimate(
         weights=2 * n_weights,
-        gradients=n_weights
-        + _FLOAT * floats.shares * min(_SHARED, max(size.n_parameters for size in sizes)),
+        gradients=n_weights + (_FLOAT * _partial_sums(sizes) if floats.shares else 0),
         optimiser=2 * n_weights,
         spikes=spikes if on_host else 0,
-        activations=_activations(spec, sizes, floats, stretch),
+        activations=_activations(spec, sizes, floats, stretch, held),
         passing=max(
-            step * (floats.passing * size.n_units + above)
+            step * ((floats.passing + anew) * size.n_units + above)
             for size, above in zip(sizes, _units_above(sizes), strict=True)
         ),
-        batches=2 * _batch_bytes(spec, n_batch, input_spikes),
-        validation=_validation_bytes(spec, sizes, input_spikes, floats),
+        batches=(2 + anew) * _batch_bytes(spec, n_batch, input_spikes),
+        validation=_validation_bytes(spec, sizes, input_spikes, floats, held),
         # weights twice and two moments of them, gathered, serialised, and in the file's layout
         saving=3 * 4 * n_weights if on_host else 0,
     )
 
 
 def _activations(
-    spec: RunSpec, sizes: list[LayerSize], floats: Floats, stretch: int
+    spec: RunSpec, sizes: list[LayerSize], floats: Floats, stretch: int, held: int
 ) -> dict[str, int]:
     """Bytes kept by layer, and for the input where it is made dense."""
     step = _FLOAT * spec.train.batch_size
     between = -(-spec.n_steps // stretch) - 1
-    kept = {
-        size.name: step * size.n_units * (stretch * floats.kept + between * _STATES)
-        for size in sizes
-    }
-    if between:  # membranes of all stretches, in parts, as one tensor, and their gradient
-        kept["readout"] += step * 3 * spec.n_steps * sizes[-1].n_units
+    hidden, readout = _recipes(spec)
+    kept = {}
+    for size in sizes:
+        recipe, more = (readout, floats.readout) if size is sizes[-1] else (hidden, floats.kept)
+        at_each_step = len(derive(recipe).kept) + more
+        # spikes counted so far, or the largest membrane
+        at_each_stretch = len(recipe.neuron.State._fields) + 1
+        kept[size.name] = step * size.n_units * (held * at_each_step + between * at_each_stretch)
     if floats.dense_input:
-        kept["input"] = step * stretch * spec.n_channels
-    return kept
+        kept["input"] = step * held * spec.n_channels
+    return {name: n for name, n in kept.items() if n}
+
+
+def _recipes(spec: RunSpec) -> tuple[Recipe, Recipe]:
+    """What hidden layers and the readout compute; their constants are numbers, and not learnt."""
+    neuron = spec.model.neuron
+    hidden = Recipe(
+        LIF,
+        make_surrogate(spec.model.surrogate),
+        neuron.reset,
+        neuron.gradient_through_reset,
+        parameter_gradients=(),
+    )
+    return hidden, Recipe(LEAKY, None, "subtract", False, parameter_gradients=())
+
+
+def _partial_sums(sizes: list[LayerSize]) -> int:
+    """Numbers in the shares of gradients by weights, while the backward pass is at the layer with most."""
+
+    def shares(n_inputs: int, widths: list[int]) -> int:
+        padded = -(-max(widths) // _VECTOR) * _VECTOR
+        n_shares = _SHARES if n_inputs * padded <= _SHARED_WEIGHTS else 1
+        return n_shares * n_inputs * sum(widths)
+
+    # by which its units send: to themselves, and to the layer above
+    among = [
+        shares(size.n_units, [above.n_units, *[size.n_units] * size.recurrent])
+        for size, above in pairwise(sizes)
+    ]
+    return max(among[0] + shares(sizes[0].n_inputs, [sizes[0].n_units]), *among)
 
 
 def _units_above(sizes: list[LayerSize]) -> list[int]:
@@ -190,16 +234,16 @@ def _batch_bytes(spec: RunSpec, n_batch: int, input_spikes: float) -> int:
 
 
 def _validation_bytes(
-    spec: RunSpec, sizes: list[LayerSize], input_spikes: float, floats: Floats
+    spec: RunSpec, sizes: list[LayerSize], input_spikes: float, floats: Floats, held: int
 ) -> int:
     # no sum: what a layer has received goes when the next one has it
     received = [floats.received * size.n_units for size in sizes]
-    sent = [*(size.n_units for size in sizes[1:]), sizes[-1].n_units]
+    sent = [*(size.n_units for size in sizes[1:]), floats.readout and sizes[-1].n_units]
     units = max(a + b for a, b in zip([0, *received[1:]], sent, strict=True))
     if floats.dense_input:
         units += spec.n_channels + max(size.n_units for size in sizes)
     batch = _batch_bytes(spec, EVALUATION_BATCH, input_spikes)
-    return _FLOAT * spec.n_steps * EVALUATION_BATCH * units + 2 * batch
+    return _FLOAT * held * EVALUATION_BATCH * units + 2 * batch
 
 
 def loader_bytes(spec: RunSpec, split: Spikes, *, changing: bool) -> int:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from snnbench import memory
+from snnbench.checkpoint import build_for
+from snnbench.data_prep.loader import SpikeLoader
 from snnbench.errors import SnnbenchError
 from snnbench.memory import (
     ENGINES,
@@ -18,6 +21,7 @@ from snnbench.memory import (
     require_memory,
     size_text,
 )
+from snnbench.models import scan_cpu
 from snnbench.models.engines import ENGINES as ENGINE_NAMES
 from snnbench.models.engines import Engine, resolve_engine
 from tests.commands import ROOT
@@ -63,6 +67,7 @@ print(json.dumps(train(toy_spec("rec-lif", **settings), 256)))
     ("engine", "changes"),
     [
         ("auto", {"model__hidden": [128, 384]}),
+        ("auto", {"model__neuron__reset": "zero", "model__neuron__gradient_through_reset": True}),
         ("auto", {"train__recompute_steps": 50}),
         ("reference", {}),
     ],
@@ -84,19 +89,90 @@ def test_the_formula_by_hand():
     estimate = estimate_memory(toy_spec(), input_spikes=48)
     n_weights = 12 * 16 + 16 * 3
     assert estimate.weights == 2 * 4 * n_weights
-    # the gradients, and eight shares of that of the larger layer, 12 * 16 weights
-    assert estimate.gradients == 4 * n_weights + 8 * 4 * 12 * 16
+    # the gradients, and eight shares of each
+    assert estimate.gradients == 9 * 4 * n_weights
     assert estimate.optimiser == 2 * 4 * n_weights
     step = 4 * 20 * 32
-    # membranes of both
-    assert estimate.activations == {"hidden1": step * 16, "readout": step * 3}
+    # membranes; of the readout nothing but the largest
+    assert estimate.activations == {"hidden1": step * 16}
     # gradients of both layers' drive
     assert estimate.passing == step * (16 + 3)
     assert estimate.batches == 2 * 32 * (2 * 48 + 8 * 20)
-    assert estimate.validation == 4 * 20 * 256 * (3 + 3) + 2 * 256 * (2 * 48 + 8 * 20)
-    assert estimate.total == 4 * (5 * n_weights + 8 * 12 * 16) + max(
-        estimate.step, estimate.validation
+    # what the readout receives
+    assert estimate.validation == 4 * 20 * 256 * 3 + 2 * 256 * (2 * 48 + 8 * 20)
+    assert estimate.total == 4 * 13 * n_weights + max(estimate.step, estimate.validation)
+
+
+def test_the_formula_in_stretches_by_hand():
+    # 20 steps in stretches of 8, 8 and 4
+    estimate = estimate_memory(toy_spec(train__recompute_steps=8), input_spikes=48)
+    each, step = 4 * 32, 4 * 8 * 32
+    assert estimate.activations == {
+        # current, membrane and spikes so far, twice; membranes of a stretch
+        "hidden1": 2 * each * 3 * 16 + step * 16,
+        "readout": 2 * each * 3 * 3,  # current, membrane, largest membrane
+    }
+    assert estimate.passing == step * (2 * 16 + 3)
+    assert estimate.batches == 3 * 32 * (2 * 48 + 8 * 20)
+    assert estimate.validation == 4 * 8 * 256 * 3 + 2 * 256 * (2 * 48 + 8 * 20)
+
+
+@pytest.mark.parametrize(
+    ("reset", "through", "kept"),
+    [("subtract", False, 1), ("subtract", True, 1), ("zero", False, 1), ("zero", True, 2)],
+)
+def test_what_the_adjoint_reads_is_kept(reset: str, through: bool, kept: int):
+    changes: dict[str, Any] = {
+        "model__neuron__reset": reset,
+        "model__neuron__gradient_through_reset": through,
+    }
+    estimate = estimate_memory(toy_spec(**changes), input_spikes=48)
+    # membranes; and the current where the reset's gradient is a product with it
+    assert estimate.activations == {"hidden1": kept * 4 * 20 * 32 * 16}
+
+
+@pytest.mark.parametrize("hidden", [[16], [24, 40]])
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_autograd_holds_what_is_estimated(hidden: list[int], reset: str):
+    through: dict[str, Any] = {
+        "model__neuron__reset": reset,
+        "model__neuron__gradient_through_reset": True,
+    }
+    spec = toy_spec("rec-lif", model__hidden=hidden, **through)
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    batch = SpikeLoader(toy_split(32, seed=1), spec, CPU).event_batch(torch.arange(32))
+    held: dict[int, int] = {}
+
+    def hold(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.float32 and tensor.dim() >= 3:  # sequences, no weights
+            held[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        network(batch)
+    estimate = estimate_memory(spec, input_spikes=48)
+    assert sum(held.values()) == sum(estimate.activations.values()) > 0
+
+
+def test_kernels_share_gradients_out_as_estimated():
+    assert (memory._SHARES, memory._SHARED_WEIGHTS, memory._VECTOR) == (
+        scan_cpu._SHARES,
+        scan_cpu._SHARED_WEIGHTS,
+        scan_cpu._VECTOR,
     )
+
+
+def test_a_large_weight_has_one_sum_for_its_gradient():
+    def sums(*hidden: int) -> int:
+        estimate = estimate_memory(toy_spec("rec-lif", model__hidden=hidden), input_spikes=48)
+        return (estimate.gradients - estimate.optimiser // 2) // 4
+
+    # eight shares of the gradients by input, recurrent and outgoing weights
+    assert sums(512) == 8 * 512 * (12 + 512 + 3)
+    # 513 * 513 weights are too many, and those to the readout are summed beside them
+    assert sums(513) == 8 * 513 * 12 + 513 * (513 + 3)
+    # one layer at a time
+    assert sums(16, 512) == 8 * 512 * (512 + 3)
 
 
 def test_larger_runs_take_more_and_recomputation_takes_less():

@@ -83,6 +83,83 @@ def test_no_room_is_told_and_leaves_nothing(tmp_path: Path):
     assert list((tmp_path / "data").iterdir()) == []
 
 
+MEMINFO = "MemTotal: 900 kB\nMemAvailable:     800 kB\nHugePages_Total: 0\n"
+NO_LIMIT = str(2**63 - 4096)  # as version 1 writes it
+
+
+def available_with(folder: Path, memberships: str, groups: dict[str, dict[str, int | str]]) -> int:
+    """Available kB of a machine with 800 kB, where the process is in such groups."""
+    (folder / "proc" / "self").mkdir(parents=True)
+    (folder / "proc" / "meminfo").write_text(MEMINFO)
+    (folder / "proc" / "self" / "cgroup").write_text(memberships)
+    for group, files in groups.items():
+        (folder / "cgroup" / group).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / "cgroup" / group / name).write_text(f"{content}\n")
+    return available_memory(folder / "proc", folder / "cgroup") >> 10
+
+
+def version_1(limit: int | str, used: int, of_files: int = 0) -> dict[str, int | str]:
+    return {
+        "memory.limit_in_bytes": limit,
+        "memory.usage_in_bytes": used,
+        "memory.stat": f"inactive_file 999\ntotal_inactive_file {of_files}\ntotal_active_file 0",
+    }
+
+
+def version_2(limit: int | str, used: int, of_files: int = 0) -> dict[str, int | str]:
+    return {
+        "memory.max": limit,
+        "memory.current": used,
+        "memory.stat": f"anon 5\ninactive_file 0\nactive_file {of_files}",
+    }
+
+
+KB = 1024
+
+
+@pytest.mark.parametrize(
+    ("memberships", "groups", "left"),
+    [
+        ("0::/\n", {}, 800),
+        ("0::/\n", {".": version_2("max", 300 * KB)}, 800),
+        ("0::/\n", {".": version_2(500 * KB, 300 * KB)}, 200),
+        # pages of files are given back
+        ("0::/\n", {".": version_2(500 * KB, 300 * KB, 250 * KB)}, 450),
+        ("0::/\n", {".": version_2(500 * KB, 600 * KB)}, 0),
+        ("0::/\n", {".": version_2(9000 * KB, 0)}, 800),
+        # a limit of the job that holds for its steps, and the other way round
+        ("0::/job/step\n", {"job": version_2(90 * KB, 0), "job/step": version_2("max", 0)}, 90),
+        ("0::/job/step\n", {"job": version_2(90 * KB, 0), "job/step": version_2(70 * KB, 0)}, 70),
+        # somebody else's
+        ("0::/job\n", {"job": version_2("max", 0), "other": version_2(10 * KB, 0)}, 800),
+        ("3:cpu:/a\n4:memory:/a\n", {"memory/a": version_1(500 * KB, 100 * KB)}, 400),
+        ("4:memory,cpu:/a\n", {"memory/a": version_1(500 * KB, 100 * KB, 50 * KB)}, 450),
+        ("4:memory:/a\n0::/\n", {"memory/a": version_1(NO_LIMIT, 100 * KB)}, 800),
+        # a container that is told its name outside, and sees its group as the root
+        ("4:memory:/docker/1a2b\n", {"memory": version_1(500 * KB, 100 * KB)}, 400),
+        ("0::/../elsewhere\n", {".": version_2(500 * KB, 100 * KB)}, 400),
+        ("", {".": version_2(500 * KB, 300 * KB)}, 800),
+    ],
+)
+def test_a_limit_of_the_processes_group_is_respected(
+    tmp_path: Path, memberships: str, groups: dict[str, dict[str, int | str]], left: int
+):
+    assert available_with(tmp_path, memberships, groups) == left
+
+
+def test_a_group_that_does_not_tell_its_files_has_a_limit_all_the_same(tmp_path: Path):
+    files = version_2(500 * KB, 100 * KB)
+    del files["memory.stat"]
+    assert available_with(tmp_path, "0::/\n", {".": files}) == 400
+
+
+def test_without_groups_the_machine_alone_counts(tmp_path: Path):
+    available_with(tmp_path, "", {})
+    (tmp_path / "proc" / "self" / "cgroup").unlink()
+    assert available_memory(tmp_path / "proc", tmp_path / "cgroup") == 800 * KB
+
+
 def test_available_memory_is_some_and_not_more_than_there_is():
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < available_memory() <= total
