@@ -103,7 +103,7 @@ def run_seed(
     tracker : where metrics are shown, inside its own context.
     on_epoch, on_batch : called after each, for progress.
     tuning_trials : hyperparameter trials spent before, told in the record.
-    engine : which implementation of the scan runs.
+    engine : which implementation of the scan runs; see `snnbench.train.engine_for`.
     profile : learns where the time of training goes.
 
     Raises
@@ -111,7 +111,6 @@ def run_seed(
     SnnbenchError
         The folder holds another run, or one and `resume` is false.
     """
-    from snnbench.models.engines import resolve_engine
     from snnbench.train import MODEL_FILE, fit
 
     def tracked(report: EpochReport) -> None:
@@ -168,7 +167,7 @@ def run_seed(
             _device_name(device),
             threads=1,
             deterministic=True,
-            engine=resolve_engine(engine, device),
+            engine=result.engine,
         ),
         started_at=started_at,
         wall_s=trained_s + time.perf_counter() - evaluating,
@@ -290,10 +289,21 @@ def read_history(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
 
 
+def engine_of(record: RunRecord, device: torch.device) -> Engine:
+    """The engine that a record names, where it runs on this machine and device, else the fastest here."""
+    from snnbench.models.engines import ENGINES, require_engine
+
+    named: Engine = next((e for e in ENGINES if e == record.environment.engine), "auto")
+    try:
+        return require_engine(named, device)
+    except SnnbenchError:
+        return require_engine("auto", device)
+
+
 def evaluate_again(
-    folder: Path, dataset: SpikeDataset, device: torch.device, engine: Engine = "auto"
+    folder: Path, dataset: SpikeDataset, device: torch.device, engine: Engine | None = None
 ) -> tuple[RunRecord, Predictions, int]:
-    """Predict a finished run's test split again from its weights.
+    """Predict a finished run's test split again from its weights, by default with `engine_of` its record.
 
     Returns
     -------
@@ -305,7 +315,6 @@ def evaluate_again(
         No finished run there, weights that are not the record's, or other data.
     """
     from snnbench.checkpoint import load_network
-    from snnbench.models.engines import resolve_engine
     from snnbench.train import MODEL_FILE
 
     record = finished_record(folder)
@@ -322,7 +331,7 @@ def evaluate_again(
             f" {record.data.fingerprint}"
         )
     network, spec = load_network(folder / MODEL_FILE)
-    network.engine = resolve_engine(engine, device)
+    network.engine = engine or engine_of(record, device)
     predictions, _ = open_test_once(dataset, network.to(device), spec, device)
     stored = read_predictions(folder / PREDICTIONS_FILE)
     return record, predictions, int((stored.predictions != predictions.predictions).sum())

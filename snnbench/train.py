@@ -38,7 +38,7 @@ from snnbench.errors import SnnbenchError
 from snnbench.evaluate import predict_loader
 from snnbench.memory import estimate_training, require_memory
 from snnbench.metrics import Counts, count_correct
-from snnbench.models.engines import Engine, resolve_engine
+from snnbench.models.engines import Engine, require_engine
 from snnbench.models.network import SpikingNetwork
 from snnbench.models.regularise import activity_loss
 from snnbench.paths import write_text
@@ -112,6 +112,8 @@ class FitResult(NamedTuple):
     """Of the chosen epoch."""
     seconds_per_epoch: float
     """Mean over the finished epochs, validation included; nan without any."""
+    engine: Engine
+    """Implementation of the scan that ran, never `auto`."""
 
 
 class _Trained(NamedTuple):
@@ -160,7 +162,7 @@ def fit(
     resume
         Go on from the folder's state; without one, begin.
     engine
-        Which implementation of the scan runs.
+        Which implementation of the scan runs; see `engine_for`.
     profile
         A `snnbench.profiling.Profile` learns where the time goes; the weights stay the same.
 
@@ -177,15 +179,14 @@ def fit(
         not run on the device.
     """
     profile = profile or NoProfile()
-    engine = resolve_engine(engine, device)
+    goes_on = (folder / RESUME_FILE).exists()
+    if goes_on and not resume:
+        raise SnnbenchError(f"{folder}: holds a run already; resume it, or take another folder")
+    engine = engine_for(folder, engine, device)
     require_memory(estimate_training(spec, train, valid, device.type, engine), spec, device)
     with deterministic(), profile.region("other"):
         run = _Run(spec, device, engine, profile)
-        if (folder / RESUME_FILE).exists():
-            if not resume:
-                raise SnnbenchError(
-                    f"{folder}: holds a run already; resume it, or take another folder"
-                )
+        if goes_on:
             run.load(folder)
             run.write_views(folder)
         with profile.region("reading the spikes"):
@@ -209,6 +210,37 @@ def fit(
             if on_epoch is not None:
                 on_epoch(run.history[-1])
         return run.result("finished")
+
+
+def engine_for(folder: Path, engine: Engine, device: torch.device) -> Engine:
+    """The engine that `fit` takes in this folder, never `auto`.
+
+    A run that was stopped goes on with the engine that has trained it so far, since another one rounds
+    differently: `auto` takes that one.
+
+    Raises
+    ------
+    SnnbenchError
+        The engine does not run here, or the one asked for is not the one of the run.
+    """
+    path = folder / RESUME_FILE
+    trained_by = load_tensors(path).extra.get("engine") if path.exists() else None
+    if trained_by is None:
+        return require_engine(engine, device)
+    if engine == "auto":
+        try:
+            return require_engine(trained_by, device)
+        except SnnbenchError as error:
+            raise SnnbenchError(
+                f"{path}: was trained by engine {trained_by}, which is not to be had here: {error};"
+                " go on where it is, or remove the folder to begin again"
+            ) from None
+    if engine != trained_by:
+        raise SnnbenchError(
+            f"{path}: was trained by engine {trained_by}, and {engine} would go on with other"
+            f" rounding; take --engine {trained_by}, or remove the folder to begin again"
+        )
+    return require_engine(engine, device)
 
 
 class _Run:
@@ -344,6 +376,7 @@ class _Run:
             chosen_epoch=self.best.epoch if finished else None,
             validation=self.best.valid if finished else None,
             seconds_per_epoch=sum(seconds) / len(seconds) if seconds else math.nan,
+            engine=self.network.engine,
         )
 
     def save(self, folder: Path) -> None:
@@ -373,12 +406,6 @@ class _Run:
             raise SnnbenchError(
                 f"{path}: is the state of run {file.spec.run_id}, not of {self.spec.run_id}; "
                 "resume with the same task, model, settings, seed and data"
-            )
-        engine = file.extra.get("engine", self.network.engine)
-        if engine != self.network.engine:
-            raise SnnbenchError(
-                f"{path}: was trained by engine {engine}, and {self.network.engine} would go on with other"
-                f" rounding; take --engine {engine}, or --overwrite to begin again"
             )
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in file.tensors.items():

@@ -361,6 +361,16 @@ def test_a_stopped_run_goes_on_to_the_same_end(
     assert again.checkpoint_sha256 == record.checkpoint_sha256
 
 
+def test_the_record_names_the_engine_with_which_a_run_went_on(data: Path, tmp_path: Path) -> None:
+    def stop(report: EpochReport) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run(data, tmp_path, engine="reference", on_epoch=stop)
+    record, _ = run(data, tmp_path, resume=True)
+    assert record.environment.engine == "reference"
+
+
 def test_a_diverged_run_has_a_record_without_a_test(data: Path, tmp_path: Path) -> None:
     overflow = {"train.activity.upper_strength": 3e38, "train.activity.upper": 0.0}
     record, folder = run(data, tmp_path, changes=overflow)

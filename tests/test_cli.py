@@ -255,6 +255,9 @@ def test_the_module_runs() -> None:
         ("data plot {data}", "Missing option '--out'"),
         ("data show", "Missing argument 'FILE|NAME'"),
         ("train hd ff-lif --seed -1", "--seed"),
+        ("train hd ff-lif --engine gpu", "'gpu' is not one of 'auto', 'reference', 'cpp'"),
+        ("train hd ff-lif --data {data} --set train.recompute_steps=0", "train.recompute_steps"),
+        ("train hd ff-lif --data {data} --set train.recompute_steps=-3", "train.recompute_steps"),
         ("train hd ff-lif --data {data} --set trian.lr=1", "unknown key 'trian.lr'"),
         ("train hd ff-lif --data {data} --set train.lr=fast", "train.lr"),
         ("train hd ff-lif --data {data} --set train.dt_s=0.5", "shorter than the bin"),
@@ -329,6 +332,7 @@ def test_training_tells_how_it_goes_and_a_profile(world: World, tmp_path: Path) 
     assert done.code == 0, done.err
     assert re.search(r"training takes about [\d.]+ MiB \(.*\); engine (cpp|numba)", done.err)
     last = done.err.strip().splitlines()[-1]
+    assert re.search(r": 2/2 \[", last)
     for figure in ("epoch=2/2", "loss=", "train=", "valid=", "Hz=", "events=", "/s"):
         assert figure in last
     assert re.search(r"\d+ training steps in [\d.]+ s, engine", done.out)
@@ -347,12 +351,69 @@ def test_an_engine_may_be_chosen(world: World, tmp_path: Path) -> None:
     train = ["train", "hd", "ff-lif", "--data", world.data, "--out", tmp_path, *QUICK]
     done = snnbench(*train, "--engine", "reference", "--json")
     told = strict_json(done.out)
+    folder = Path(told["folder"])
     assert told["record"]["environment"]["engine"] == "reference"
-    read = snnbench("eval", told["folder"], "--data", world.data, "--engine", "reference", "--json")
-    assert strict_json(read.out)["different_predictions"] == 0
     wrong = snnbench(*train, "--engine", "triton", "--device", "cpu")
     assert wrong.code == 1
     assert "triton runs on a GPU only" in wrong.err
+
+    evaluate = ["eval", folder, "--data", world.data]
+    again = strict_json(snnbench(*evaluate, "--json").out)
+    assert (again["engine"], again["different_predictions"]) == ("reference", 0)
+    other = snnbench(*evaluate, "--engine", "numba")
+    assert other.out.rstrip().endswith("; engine numba")
+    assert "trained with engine reference; numba may differ" in other.err
+
+    # what is finished is not called another engine's
+    before = (folder / "record.json").read_bytes()
+    for command in ([*train, "--resume"], ["bench", *train[1:], "--seeds", 2]):
+        refused = snnbench(*command, "--engine", "numba")
+        assert (refused.code, refused.out) == (1, "")
+        assert f"{folder / 'record.json'}: this run was finished with engine reference" in (
+            refused.err
+        )
+    assert [p.name for p in tmp_path.iterdir()] == [folder.name]
+    mixed = snnbench("bench", *train[1:], "--seeds", 2, "--json")
+    assert mixed.code == 0
+    assert f"{folder.name}: finished already, with engine reference" in mixed.err
+    assert re.search(r"not all .* alike: with engine (cpp|numba), engine reference", mixed.err)
+    assert (folder / "record.json").read_bytes() == before
+    alike = snnbench("bench", *train[1:], "--seeds", 1, "--engine", "reference")
+    assert alike.code == 0
+    assert "not all" not in alike.err
+
+
+@pytest.mark.parametrize("named", ["triton", "of tomorrow", None])
+def test_a_run_is_evaluated_where_its_engine_is_not(
+    world: World, tmp_path: Path, named: str | None
+) -> None:
+    folder = Path(shutil.copytree(world.run, tmp_path / "run"))
+    record = strict_json((folder / "record.json").read_text())
+    record["environment"].pop("engine")
+    if named:
+        record["environment"]["engine"] = named
+    (folder / "record.json").write_text(json.dumps(record))
+    done = snnbench("eval", folder, "--data", world.data, "--device", "cpu", "--json")
+    assert done.code == 0
+    told = strict_json(done.out)
+    assert told["engine"] in ("cpp", "numba")
+    assert told["recorded_engine"] == named
+    how = f"engine {named}" if named else "an engine that its record does not name"
+    assert f"trained with {how}; {told['engine']} may differ" in done.err
+
+
+def test_an_engine_without_its_compiler_is_refused_before_the_data_are_read(
+    world: World, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "c++"
+    environment = {**os.environ, "CXX": str(nowhere)}
+    train = ["train", "hd", "ff-lif", "--data", world.data, "--out", tmp_path / "runs", *QUICK]
+    process = start(*train, "--engine", "cpp", env=environment)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, "")
+    [line] = err.splitlines()
+    assert line.startswith(f"snnbench: engine cpp: no C++ compiler found ($CXX is {nowhere}")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_what_does_not_fit_into_memory_is_refused_first(world: World, tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def test_resumed_shards_do_not_count_into_the_speed(sound: Path, tmp_path: Path)
     code, err = told(sound, out)
     assert code == 0
     [line] = [line for line in err.splitlines() if line.startswith("converting: 70/70")][-1:]
-    speed = float(line.partition(" files/s")[0].rpartition(" ")[2])
+    speed = float(line.partition("file/s")[0].rpartition(" ")[2])
     minutes, seconds = line.partition("[")[2].partition("<")[0].split(":")
     # six of the seventy were made, in a time that is told in whole seconds
     assert 6 / (60 * int(minutes) + int(seconds) + 1) <= speed

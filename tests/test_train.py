@@ -16,9 +16,11 @@ from snnbench.checkpoint import load_network, load_tensors, save_tensors
 from snnbench.errors import SnnbenchError, UsageError
 from snnbench.evaluate import predict
 from snnbench.metrics import Counts, count_correct
+from snnbench.models.engines import Engine
 from snnbench.seeding import resolve_device
 from snnbench.spec import RunSpec, TrainSpec
 from snnbench.train import (
+    RESUME_FILE,
     BatchReport,
     EpochReport,
     FitResult,
@@ -166,17 +168,35 @@ def test_resumed_after_any_epoch_a_run_ends_the_same(tmp_path: Path, model: str)
     assert history(stopped) == history(tmp_path / "undisturbed")
 
 
-def test_another_engine_does_not_go_on_with_a_run(tmp_path: Path):
-    spec = toy_spec(train__epochs=2)
-
+def stopped_after_an_epoch(spec: RunSpec, folder: Path, engine: Engine) -> None:
     def interrupt(report: EpochReport) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(spec, tmp_path, on_epoch=interrupt, engine="reference")
+        train(spec, folder, on_epoch=interrupt, engine=engine)
+
+
+def test_a_run_goes_on_with_its_engine_and_no_other(tmp_path: Path):
+    spec = toy_spec(train__epochs=2)
+    stopped_after_an_epoch(spec, tmp_path, "reference")
     with pytest.raises(SnnbenchError, match=r"was trained by engine reference.*--engine reference"):
-        train(spec, tmp_path, resume=True, engine="auto")
-    assert train(spec, tmp_path, resume=True, engine="reference").epochs_run == 2
+        train(spec, tmp_path, resume=True, engine="numba")
+    result = train(spec, tmp_path, resume=True)
+    assert (result.engine, result.epochs_run) == ("reference", 2)
+    assert_same_weights(
+        weights(result), weights(train(spec, tmp_path / "undisturbed", engine="reference"))
+    )
+
+
+@pytest.mark.parametrize("engine", ["triton", "of tomorrow"])
+def test_an_engine_that_is_not_here_is_not_replaced(tmp_path: Path, engine: str):
+    spec = toy_spec(train__epochs=2)
+    stopped_after_an_epoch(spec, tmp_path, "reference")
+    path = tmp_path / RESUME_FILE
+    file = load_tensors(path)
+    save_tensors(path, file.tensors, spec, {**file.extra, "engine": engine})
+    with pytest.raises(SnnbenchError, match=f"trained by engine {engine}, which is not to be had"):
+        train(spec, tmp_path, resume=True)
 
 
 def test_engines_learn_the_same(tmp_path: Path):

@@ -72,6 +72,8 @@ def progress_bar(
 ) -> Iterator[Callable[..., None]]:
     """Progress on stderr: a bar in a terminal, a line every half minute in a log file.
 
+    `unit` is one thing that is counted, as in "1.3epoch/s" or "7.2s/epoch".
+
     Yields `update(done, total, stage=..., resumed=..., **figures)`. Another `stage` starts the bar
     anew under that name. The `resumed` part of `done`, made by an earlier attempt, is not counted
     into the speed. `scale` writes large numbers as k, M, G.
@@ -82,7 +84,7 @@ def progress_bar(
     layout = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
     with tqdm(
         desc=description,
-        unit=unit if scale else f" {unit}",
+        unit=unit,
         unit_scale=scale,
         mininterval=0.2 if in_terminal else 30,
         smoothing=0,  # shards and files come in bursts: the mean says best how long it will take
@@ -111,7 +113,8 @@ def progress_bar(
                 bar.start_t = bar.last_print_t = time.time()
             if figures:
                 bar.set_postfix(figures, refresh=False)
-            bar.update(done - bar.n)
+            bar.n = done  # added up, whole numbers would end as 12.0
+            bar.update(0)
 
         try:
             yield update

@@ -200,7 +200,7 @@ def make(
         from snnbench.data_prep.published import import_published
 
         assert source is not None
-        with only_writer(out), progress_bar("reading", "samples") as update:
+        with only_writer(out), progress_bar("reading", "sample") as update:
             import_published(recipe, source, out, progress=update, **choices)
     elif source is None and recipe.source.kind == "espeak-digits":
         make_synthetic(recipe, out, workers, **choices)
@@ -220,7 +220,7 @@ def make_synthetic(recipe: Recipe, out: Path, workers: int | None, **choices: An
     with only_writer(source):
         # seconds of work: rather spoken anew than trusted as an earlier attempt left it
         shutil.rmtree(source, ignore_errors=True)
-        with progress_bar("speaking", "words") as update:
+        with progress_bar("speaking", "word") as update:
             synthesise(source, progress=update)
         return convert_with_progress(recipe, source, out, workers, **choices)
 
@@ -235,7 +235,7 @@ def convert_with_progress(
     from snnbench.data_prep.shards import default_workers
 
     begun = time.monotonic()
-    with progress_bar("hashing", "files") as update:
+    with progress_bar("hashing", "file") as update:
         started = begun
 
         def report(p: Progress) -> None:

@@ -80,7 +80,7 @@ def check(file: Path, as_json: bool) -> None:
     from snnbench.data_prep.store import SpikeDataset
 
     with SpikeDataset.open(file) as dataset:
-        with progress_bar("checking", "spikes", scale=True) as update:
+        with progress_bar("checking", "spike", scale=True) as update:
             dataset.check(update)
         facts = describe(dataset)
     lines = [

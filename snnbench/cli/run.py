@@ -30,13 +30,15 @@ data_option = click.option(
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
+# as in snnbench.models.engines, which is slow to import
+ENGINES = click.Choice(["auto", "reference", "cpp", "numba", "triton"])
 engine_option = click.option(
     "--engine",
-    # as in snnbench.models.engines, which is slow to import
-    type=click.Choice(["auto", "reference", "cpp", "numba", "triton"]),
+    type=ENGINES,
     default="auto",
     show_default=True,
-    help="Implementation of the spiking layers; auto is the fastest one here.",
+    help="Implementation of the spiking layers; auto is the fastest one here, or that of a run it goes on"
+    " with.",
 )
 runs_option = click.option(
     "--out",
@@ -95,12 +97,12 @@ def train_command(
     Example: snnbench train hd rec-lif --data hd.h5 --seed 0 --set train.lr=1e-3
     """
     from snnbench.bench import RECORD_FILE, finished_record
-    from snnbench.models.engines import resolve_engine
+    from snnbench.models.engines import require_engine
     from snnbench.profiling import Profile
     from snnbench.seeding import resolve_device
     from snnbench.train import RESUME_FILE
 
-    resolve_engine(engine, resolve_device(device))  # a missing GPU is told before anything else
+    require_engine(engine, resolve_device(device))  # a missing GPU is told before anything else
     with opened_data(task, data, check_model=model) as dataset:
         spec = spec_for(task, model, seed, dataset, assignments)
         folder = runs_folder(out) / spec.run_id
@@ -117,17 +119,16 @@ def train_command(
                 " --overwrite begins anew"
             )
         measured = Profile() if profile and record is None else None
-        if record is None:
-            [record] = run_seeds(
-                [spec],
-                dataset,
-                out=out,
-                device=device,
-                engine=engine,
-                track=track,
-                tuning_trials=tuning_trials,
-                profile=measured,
-            )
+        [record] = run_seeds(
+            [spec],
+            dataset,
+            out=out,
+            device=device,
+            engine=engine,
+            track=track,
+            tuning_trials=tuning_trials,
+            profile=measured,
+        )
     facts, text = record_facts(record, folder), record_text(record, folder)
     if measured:
         facts["profile"] = measured.facts()
@@ -176,10 +177,10 @@ def bench_command(
     Example: snnbench bench hd rec-lif --data hd.h5 --seeds 3
     """
     from snnbench.bench import default_seeds
-    from snnbench.models.engines import resolve_engine
+    from snnbench.models.engines import require_engine
     from snnbench.seeding import resolve_device
 
-    resolve_engine(engine, resolve_device(device))
+    require_engine(engine, resolve_device(device))
     with opened_data(task, data, check_model=model) as dataset:
         specs = [spec_for(task, model, s, dataset, assignments) for s in default_seeds(seeds)]
         records = run_seeds(
@@ -201,41 +202,52 @@ def bench_command(
 @click.argument("run", type=click.Path(path_type=Path))
 @data_option
 @device_option
-@engine_option
+@click.option(
+    "--engine",
+    type=ENGINES,
+    help="Implementation of the spiking layers; default: the run's own where it runs here, else auto.",
+)
 @json_option
-def eval_command(run: Path, data: Path | None, device: str, engine: Engine, as_json: bool) -> None:
+def eval_command(
+    run: Path, data: Path | None, device: str, engine: Engine | None, as_json: bool
+) -> None:
     """Predict the test split again from the weights in RUN and compare with its record.
 
     \b
     Example: snnbench eval ~/runs/hd-rec-lif-seed0-1a2b3c4d5e --data hd.h5
     """
-    from snnbench.bench import evaluate_again
+    from snnbench.bench import engine_of, evaluate_again
     from snnbench.data_prep.store import SpikeDataset
     from snnbench.metrics import count_correct
+    from snnbench.models.engines import require_engine
     from snnbench.paths import dataset_path
     from snnbench.record import read_record
     from snnbench.seeding import resolve_device
 
     if not (run / "record.json").is_file():
         raise SnnbenchError(f"{run}: not a finished run folder, there is no record.json in it")
-    task = read_record(run / "record.json").spec.task
-    with SpikeDataset.open(data or dataset_path(task.dataset)) as dataset:
-        record, predictions, different = evaluate_again(
-            run, dataset, resolve_device(device), engine
-        )
+    record, where = read_record(run / "record.json"), resolve_device(device)
+    chosen = require_engine(engine, where) if engine else engine_of(record, where)
+    with SpikeDataset.open(data or dataset_path(record.spec.task.dataset)) as dataset:
+        record, predictions, different = evaluate_again(run, dataset, where, chosen)
     counts = count_correct(predictions.predictions, predictions.labels)
     facts = {
         "run": str(run),
         "test": counts.model_dump(),
         "recorded": record.test.model_dump() if record.test else None,
         "different_predictions": different,
+        "engine": chosen,
+        "recorded_engine": record.environment.engine,
     }
     text = (
         f"{run.name}: {counts.correct} of {counts.total} correct, {counts.accuracy:.2%};"
-        f" {different} predictions differ from the record's"
+        f" {different} predictions differ from the record's; engine {chosen}"
     )
     answer(as_json, facts, text)
-    if different and record.environment.device == "cpu" and device == "cpu":
+    by = record.environment
+    if by.engine != chosen:
+        note(f"trained with {engine_name(record)}; {chosen} may differ from it by rounding")
+    elif different and by.device == where.type == "cpu":
         note("the same device should give the same predictions; a different processor may not")
 
 
@@ -304,16 +316,14 @@ def run_seeds(
     from snnbench.seeds import Job, default_workers, run_jobs
 
     workers = workers or default_workers(device)
-    jobs = [
-        Job(
-            spec, runs_folder(out) / spec.run_id, dataset.path, device, track, tuning_trials, engine
-        )
-        for spec in specs
-    ]
-    for job in jobs:
-        if record := finished_record(job.folder):
+    jobs = []
+    for spec in specs:
+        folder = runs_folder(out) / spec.run_id
+        chosen = engine_of_run(folder, engine, device)
+        if record := finished_record(folder):
             told = f", after {record.tuning_trials} tuning trials" if tuning_trials else ""
-            note(f"{job.folder.name}: finished already{told}")
+            note(f"{folder.name}: finished already{told}, with {engine_name(record)}")
+        jobs.append(Job(spec, folder, dataset.path, device, track, tuning_trials, chosen))
     missing = [job for job in jobs if not finished_record(job.folder)]
     if missing:
         check_memory(missing[0], dataset, at_once=min(workers, len(missing)))
@@ -325,21 +335,49 @@ def run_seeds(
     for record in records:
         if record.status == "diverged":
             note(f"{record.run_id}: diverged in epoch {record.epochs_run + 1}, loss is not finite")
+    if len(engines := sorted({engine_name(record) for record in records})) > 1:
+        note(f"not all of these seeds were trained alike: with {', '.join(engines)}")
     return records
+
+
+def engine_of_run(folder: Path, asked: Engine, device: str) -> Engine:
+    """The engine for a run in this folder: `auto` takes what a finished or stopped run has.
+
+    Raises
+    ------
+    SnnbenchError
+        The run there was trained by another engine than the one asked for.
+    """
+    from snnbench.bench import RECORD_FILE, finished_record
+    from snnbench.seeding import resolve_device
+    from snnbench.train import engine_for
+
+    if record := finished_record(folder):
+        if asked not in ("auto", record.environment.engine):
+            raise SnnbenchError(
+                f"{folder / RECORD_FILE}: this run was finished with {engine_name(record)}, not {asked};"
+                f" take it as it is (without --engine), or train it with {asked} in another folder (--out)"
+            )
+        return asked
+    return engine_for(folder, asked, resolve_device(device))
+
+
+def engine_name(record: RunRecord) -> str:
+    """The engine that a record names, in words."""
+    named = record.environment.engine
+    return f"engine {named}" if named else "an engine that its record does not name"
 
 
 def check_memory(job: Job, dataset: SpikeDataset, *, at_once: int) -> None:
     """Say what training takes in memory, and refuse what does not fit before anything is computed."""
     from snnbench.memory import estimate_training, require_memory
-    from snnbench.models.engines import resolve_engine
     from snnbench.seeding import resolve_device
 
     device = resolve_device(job.device)
-    engine = resolve_engine(job.engine, device)
     train, valid = dataset.split("train"), dataset.split("valid")
-    estimate = estimate_training(job.spec, train, valid, device.type, engine)
+    estimate = estimate_training(job.spec, train, valid, device.type, job.engine)
     several = f" for each of {at_once} seeds at a time" if at_once > 1 else ""
-    note(f"training takes about {estimate}{several}; engine {engine}")
+    note(f"training takes about {estimate}{several}; engine {job.engine}")
     require_memory(estimate, job.spec, device, at_once=at_once)
 
 
@@ -369,7 +407,7 @@ def training_progress(
     done = {run_id: float(epochs) for run_id, epochs in resumed.items()}
     warned: set[tuple[int, str]] = set()
     figures: dict[str, str] = {}
-    with progress_bar(f"{first.task.name} {first.model.name} {several}", "epochs") as update:
+    with progress_bar(f"{first.task.name} {first.model.name} {several}", "epoch") as update:
 
         def show() -> None:
             behind = sum(resumed.values())
@@ -398,7 +436,7 @@ def training_progress(
                 loss=f"{e.loss:.3f}",
                 train=f"{e.train.accuracy:.3f}",
                 valid=f"{e.valid.accuracy:.3f}",
-                Hz=" ".join(f"{rate:.1f}" for rate in e.rate_hz.values()),
+                Hz=" ".join(count_text(rate, digits=2) for rate in e.rate_hz.values()),
                 events=f"{count_text(e.events_per_s)}/s",
             )
             show()
@@ -412,12 +450,14 @@ def training_progress(
         yield on_epoch, on_batch
 
 
-def count_text(number: float) -> str:
-    """A large number in three digits: 812, 45.2k, 7.31M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"
+def count_text(number: float, digits: int = 3) -> str:
+    """A number in so many digits, but for those before the point: 0.07, 812, 45.2k, 7.31M."""
+    size, letter = next(
+        ((size, letter) for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= size),
+        (1, ""),
+    )
+    value = number / size
+    return f"{value:.0f}{letter}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}{letter}"
 
 
 def profile_text(head: str, profile: Mapping[str, Any]) -> Any:

@@ -75,7 +75,7 @@ def run(
     with opened_data(task, data, check_model=model) as dataset:
         sweep = sweep_for(task, model, dataset, assignments)
         splits = dataset.split("train"), dataset.split("valid")
-        with progress_bar(f"{task} {model} sweep", "trials") as update:
+        with progress_bar(f"{task} {model} sweep", "trial") as update:
 
             def on_progress(p: Progress) -> None:
                 figures: dict[str, Any] = {"epoch": f"{p.epoch}/{p.epochs}"} if p.epoch else {}
