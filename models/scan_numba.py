@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import pickle
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -48,7 +49,7 @@ class NumbaKernels:
         arguments = [self._argument(key, fields[key]) for key in wanted]
 
         def run(first: int, last: int) -> None:
-            function(*arguments, first, last)
+            call(function, *arguments, first, last)
 
         return run
 
@@ -66,6 +67,15 @@ class NumbaKernels:
         if isinstance(value, Tensor):
             return value.detach().numpy().reshape(-1)
         return np.empty(0, _INTEGERS.get(key, self._real)) if value is None else value
+
+
+def call(function: Any, *arguments: Any) -> Any:
+    """Call a compiled function; if what numba has kept of it is damaged, compile it again."""
+    try:
+        return function(*arguments)
+    except (pickle.UnpicklingError, EOFError):  # raised before anything of the function has run
+        function._cache.flush()
+        return function(*arguments)
 
 
 @cache
@@ -146,9 +156,9 @@ def _module(source: str) -> ModuleType:
     name = f"snnbench_scan_{hashlib.sha256(made_from.encode()).hexdigest()[:24]}"
     path = kernel_dir() / f"{name}.py"
     try:
-        if not path.is_file():
+        if not path.is_file() or path.read_bytes() != source.encode():
             write_text(path, source)
-        return _imported(name, path.read_text("utf-8"), str(path))
+        return _imported(name, source, str(path))
     except (SnnbenchError, OSError, RuntimeError):
         # numba raises RuntimeError where it finds no folder for its cache, which only costs time
         return _imported(name, source.replace("CACHE = True", "CACHE = False"), "<kernel>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from snnbench.models.scan_numba import _module, call
 from snnbench.models.scan_numba_rows import most_in_a_tile
 from tests.scan_cases import (
     Options,
@@ -180,3 +182,39 @@ def test_a_cache_that_cannot_be_written_only_costs_time(
     case = make_case(options, Shape(5, 9, 10, 40), 4, recurrent=False, first_state=True)
     assert_agree(case, "numba", 4)
     assert no_folder.read_text() == "in the way"
+
+
+@pytest.mark.parametrize("kind", [".nbi", ".nbc"])
+@pytest.mark.parametrize("left", [0, 20, -1])
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, kind: str, left: int):
+    (tmp_path / "kept.py").write_text(
+        "from numba import njit\n\n@njit(cache=True)\ndef double(x):\n    return 2 * x\n"
+    )
+    spec = importlib.util.spec_from_file_location("kept", tmp_path / "kept.py")
+    assert spec is not None
+    assert spec.loader is not None
+
+    def double() -> Any:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.double
+
+    assert call(double(), 3) == 6
+    [path] = (tmp_path / "__pycache__").glob(f"*{kind}")
+    path.write_bytes(path.read_bytes()[:left])
+    assert call(double(), 3) == 6
+    again = double()
+    assert call(again, 3) == 6
+    assert again.stats.cache_hits  # and it is whole again
+
+
+def test_a_kernels_source_that_was_cut_short_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = "CACHE = True\nvalue = 7\n"
+    assert _module(source).value == 7
+    [path] = tmp_path.rglob("*.py")
+    path.write_text("CACHE = (")
+    assert _module(source).value == 7
+    assert path.read_text() == source
