@@ -86,7 +86,7 @@ def cpu_kernels(engine: str, recipe: Recipe, dtype: torch.dtype) -> Any:
     return scan_numba.kernels(recipe, dtype)
 
 
-@cache
+@torch.compiler.assume_constant_result
 def _best_on_cpu() -> Engine:
     if reason := why_not_cpp():
         _log.warning("%s; the scan is compiled by numba, which is slower", reason)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from snnbench.models.derivation import Recipe
+from snnbench.models.known_recipes import name_of
 from snnbench.models.neuron import Neuron, ResetMode
 from snnbench.models.surrogate import Surrogate
 
@@ -25,6 +26,11 @@ class Cell:
     reset: ResetMode = "subtract"
     gradient_through_reset: bool = False
     """Whether the backward pass also goes through the reset's spike."""
+
+    def __post_init__(self) -> None:
+        # by now, since torch.compile puts off whatever changes a dictionary until it has traced a scan
+        for learning in (False, True):
+            name_of(recipe_of(self, learning=learning))
 
 
 class ScanResult(NamedTuple):
