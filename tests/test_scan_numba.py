@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -190,13 +191,12 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, kind: str, left: int):
     (tmp_path / "kept.py").write_text(
         "from numba import njit\n\n@njit(cache=True)\ndef double(x):\n    return 2 * x\n"
     )
-    spec = importlib.util.spec_from_file_location("kept", tmp_path / "kept.py")
-    assert spec is not None
-    assert spec.loader is not None
+    loader = SourceFileLoader("kept", str(tmp_path / "kept.py"))
 
     def double() -> Any:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = ModuleType("kept")
+        module.__file__ = loader.path
+        loader.exec_module(module)
         return module.double
 
     assert call(double(), 3) == 6
