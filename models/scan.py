@@ -2,11 +2,11 @@
 
 One signature, three implementations:
 
-    reference   PyTorch and autograd, step by step (scan_reference.py): the truth
-    cpu         compiled loops driven by events (scan_cpu.py; in C++, or in numba where there is no compiler)
-    cuda        Triton (scan_cuda.py)
+    reference       PyTorch and autograd, step by step (scan_reference.py): the truth
+    cpp, numba      compiled loops on the CPU driven by events (scan_cpu.py)
+    triton          on a GPU (scan_cuda.py)
 
-The last two stand behind an operator of torch.library each (scan_operator.py, scan_cuda_operator.py), so that
+The compiled ones stand behind operators of torch.library (scan_operator.py, scan_cuda_operator.py), so that
 autograd, torch.compile and hooks see them as any other; their gradients are the adjoint that
 `snnbench.models.derivation` derives.
 They agree with the reference but for rounding, and for what a membrane does that rounding moves across the
@@ -25,7 +25,7 @@ from snnbench.data_prep.batch import EventBatch, dense_counts, places_of_events
 from snnbench.errors import SnnbenchError
 from snnbench.models.engines import Engine, resolve_engine
 from snnbench.models.known_recipes import name_of
-from snnbench.models.scan_cpu import Outputs
+from snnbench.models.scan_cpu import Outputs, check_events
 from snnbench.models.scan_cuda_operator import one_replica, scan_on_gpu
 from snnbench.models.scan_operator import scan_operator
 from snnbench.models.scan_reference import scan_drive
@@ -53,7 +53,7 @@ def scan(
     Parameters
     ----------
     inputs
-        Spikes from below: events (channels of a row ascend, which is not checked), or a tensor of shape
+        Spikes from below: events, or a tensor of shape
         (time, batch, input) whose zeros cost next to nothing. Without `weight`, the drive of the units,
         (time, batch, unit): what has been through weights, delays or a normalisation already.
     weight
@@ -104,9 +104,11 @@ def scan(
     if isinstance(inputs, Tensor):
         inputs = inputs.to(like.dtype)
     if gate is not None:
-        gate = gate.to(like.dtype)
+        gate = gate.detach().to(like.dtype)
         _check_tensors(like, {"gate": (gate, (n_batch, n_units))})
     engine = resolve_engine(engine, like.device)
+    if isinstance(inputs, EventBatch) and engine in ("reference", "triton"):
+        _check_dense(inputs)
     if engine == "reference":
         result = scan_drive(
             drive(inputs, weight), recurrent_weight, cell, state, gate, outgoing_weight
@@ -142,7 +144,11 @@ def scan(
             first[:, None],
             keep,
         )
-        return one_replica(result, 0)
+        result = one_replica(result, 0)
+        return result._replace(
+            spikes=result.spikes if keep_spikes else result.spikes[:0],
+            membranes=result.membranes if keep_membranes else result.membranes[:0],
+        )
     events = inputs if isinstance(inputs, EventBatch) else None
     out = Outputs(
         *scan_operator(
@@ -163,11 +169,12 @@ def scan(
         )
     )
     # in memory sample by sample; (time, batch, unit) is a view
+    membranes = out.membranes.transpose(0, 1)
     return ScanResult(
         spikes=out.spikes.transpose(0, 1),
         counts=out.counts,
         projected=out.projected.transpose(0, 1),
-        membranes=out.membranes.transpose(0, 1),
+        membranes=membranes if keep_membranes else membranes[:0],
         peaks=out.peaks,
         state=cell.neuron.State(*out.last.unbind(0)),
     )
@@ -189,6 +196,17 @@ def sizes_of(inputs: Tensor | EventBatch) -> tuple[int, int]:
     return inputs.shape[0], inputs.shape[1]
 
 
+def _check_dense(events: EventBatch) -> None:
+    """What the CPU's kernels check themselves, before events become a tensor."""
+    if events.channels.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_events(
+            events.indptr,
+            events.channels,
+            n_rows=events.n_samples * events.n_steps,
+            n_channels=events.n_channels,
+        )
+
+
 def _check_sizes(inputs: Tensor | EventBatch, weight: Tensor | None) -> tuple[int, int]:
     """Number of samples and of units."""
     if isinstance(inputs, Tensor) and inputs.dim() != 3:
@@ -197,9 +215,9 @@ def _check_sizes(inputs: Tensor | EventBatch, weight: Tensor | None) -> tuple[in
         )
     n_inputs = inputs.n_channels if isinstance(inputs, EventBatch) else inputs.shape[2]
     n_steps, n_batch = sizes_of(inputs)
-    if n_steps == 0 or n_inputs == 0:
+    if 0 in (n_steps, n_batch, n_inputs):
         raise SnnbenchError(
-            f"scan: {n_steps} time steps of {n_inputs} inputs are nothing to run on"
+            f"scan: {n_steps} time steps of {n_batch} samples of {n_inputs} inputs are nothing to run on"
         )
     n_units = n_inputs if weight is None else weight.shape[0]
     if weight is not None:
@@ -232,6 +250,8 @@ def _check_tensors(
         if tensor is None:
             continue
         found = tuple(tensor.shape)
+        if 0 in found:
+            raise SnnbenchError(f"scan: {name} has shape {found}, and no numbers")
         if len(found) != len(shape) or any(
             b not in (None, a) for a, b in zip(found, shape, strict=True)
         ):

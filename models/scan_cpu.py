@@ -21,6 +21,7 @@ from functools import cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -148,7 +149,12 @@ def forward(
         saw them; `drive`. And `peaks`, of the membrane.
     """
     _, n_batch, n_units = state.shape
-    _check_events(inputs, n_batch * n_steps)
+    if inputs.indptr is not None and inputs.channels is not None and inputs.weight is not None:
+        n_inputs = inputs.weight.shape[1]
+        n_rows = n_batch * n_steps
+        check_events(inputs.indptr, inputs.channels, n_rows=n_rows, n_channels=n_inputs)
+        if not _in_shares(n_inputs, n_units):
+            _check_order(inputs.indptr, inputs.channels)
     spiking = recipe.neuron.distance is not None
     out = empty_outputs(recipe, inputs.outgoing, state, n_steps, keep, _empty)
     kept = dict(zip(others(recipe, keep), out.others, strict=True))
@@ -266,22 +272,37 @@ def backward(
     return Gradients(rows, grad_weight, grad_recurrent, grad_outgoing, constants, grad_first)
 
 
-def _check_events(inputs: Inputs, n_rows: int) -> None:
-    """The kernels go wherever events point to; a wrong one may come from whoever writes a loader."""
-    if inputs.indptr is None or inputs.channels is None or inputs.weight is None:
-        return
-    indptr, channels = inputs.indptr.numpy(), inputs.channels.numpy()
-    n_channels, largest = inputs.weight.shape[1], int(channels.max(initial=0))
-    if len(channels) and largest >= n_channels:
+def check_events(indptr: Tensor, channels: Tensor, *, n_rows: int, n_channels: int) -> None:
+    """Refuse events that are no CSR matrix of `n_rows` (samples times steps) by `n_channels`, on the CPU.
+
+    The kernels go wherever events point to, and a wrong one may come from whoever writes a loader. That
+    channels ascend within a row is not looked at here, see `_check_order`.
+    """
+    if (indptr.dtype, channels.dtype) != (torch.int64, torch.uint16):
         raise SnnbenchError(
-            f"scan: an event of channel {largest}, but the weight has {n_channels} inputs"
+            f"scan: events have indptr of {indptr.dtype} and channels of {channels.dtype};"
+            " torch.int64 and torch.uint16 are needed"
         )
-    ends = len(indptr) == n_rows + 1 and indptr[0] == 0 and indptr[-1] == len(channels)
-    if not ends or (indptr[1:] < indptr[:-1]).any():
+    pointers, numbers = indptr.numpy(), channels.numpy()
+    if len(numbers) and (largest := int(numbers.max())) >= n_channels:
         raise SnnbenchError(
-            f"scan: the indptr of events has to ascend from 0 to {len(channels)} (the number of events) in"
+            f"scan: an event of channel {largest}, but there are {n_channels} inputs"
+        )
+    ends = len(pointers) == n_rows + 1 and pointers[0] == 0 and pointers[-1] == len(numbers)
+    if not ends or (pointers[1:] < pointers[:-1]).any():
+        raise SnnbenchError(
+            f"scan: the indptr of events has to ascend from 0 to {len(numbers)} (the number of events) in"
             f" {n_rows + 1} numbers (samples times steps, and one)"
         )
+
+
+def _check_order(indptr: Tensor, channels: Tensor) -> None:
+    """Refuse rows whose channels do not ascend: threads that share a weight out by inputs search in them."""
+    numbers = channels.numpy()
+    starts_a_row = np.zeros(len(numbers) + 1, np.bool_)
+    starts_a_row[indptr.numpy()] = True
+    if not starts_a_row[1:-1][numbers[1:] < numbers[:-1]].all():
+        raise SnnbenchError("scan: channels of events have to ascend within each bin of a sample")
 
 
 def _run_backward(
@@ -339,8 +360,7 @@ class WeightGradients:
     ) -> None:
         wanted = [g for g in (grad, grad_onward) if g is not None]
         n_batch, n_steps, _ = wanted[0].shape
-        widest = max(_padded(g.shape[2]) for g in wanted)
-        self.in_shares = n_inputs * widest <= _SHARED_WEIGHTS
+        self.in_shares = _in_shares(n_inputs, max(g.shape[2] for g in wanted))
         self._channels, self._n_inputs = source.get("channels"), n_inputs
         cuts = _cuts(n_batch, group) if self.in_shares else [0, n_batch]
         self._sums = [
@@ -390,6 +410,11 @@ class WeightGradients:
         """Both gradients, (unit, input)."""
         first, second = (None if s is None else s.sum(dim=0).t().contiguous() for s in self._sums)
         return first, second
+
+
+def _in_shares(n_inputs: int, n_units: int) -> bool:
+    """Whether the gradient of a weight is summed in shares of the samples."""
+    return n_inputs * _padded(n_units) <= _SHARED_WEIGHTS
 
 
 def _cuts(n_batch: int, group: int) -> list[int]:

@@ -2,8 +2,8 @@
 //
 // snnbench.models.scan_cpp fills in the statements of the neuron's step and its adjoint at the marked
 // places (they come from snnbench.models.derivation) and compiles this file for one type of number;
-// snnbench.models.scan_cpu calls forward, backward and outer from as many threads as it likes. Every element of every result is
-// computed by one thread in one order: so the number of threads changes no bit.
+// snnbench.models.scan_cpu calls forward, backward and outer from as many threads as it likes. Every element
+// of every result is computed by one thread in one order: so the number of threads changes no bit.
 //
 // All sequences lie in memory sample by sample, (batch, time, unit): row = sample * n_steps + step, as events
 // are numbered, too. So a sample is one stream from front to back. Rows of units are padded to whole vectors

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from snnbench.errors import unknown_name
 from snnbench.models.derivation import Recipe
 from snnbench.models.known_recipes import name_of
 from snnbench.models.neuron import Neuron, ResetMode
@@ -28,6 +29,8 @@ class Cell:
     """Whether the backward pass also goes through the reset's spike."""
 
     def __post_init__(self) -> None:
+        if self.reset not in get_args(ResetMode):
+            raise unknown_name("reset", self.reset, get_args(ResetMode))
         # by now, since torch.compile puts off whatever changes a dictionary until it has traced a scan
         for learning in (False, True):
             name_of(recipe_of(self, learning=learning))

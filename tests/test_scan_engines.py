@@ -58,7 +58,7 @@ OPTIONS = (
     Options("leaky", learned="all", dtype="float32"),
 )
 
-# a group of samples has 16, or 32 from 512 units on; units are padded to 32
+# a group of samples has 8, or 32 from 512 units on; units are padded to 32
 SHAPES = st.one_of(
     st.builds(
         Shape, st.integers(1, 30), st.integers(1, 9), st.integers(1, 40), st.integers(1, 40)
@@ -312,11 +312,14 @@ def test_events_need_a_weight(engine: Any):
         scan_with(engine, inputs=events, weight=None)
 
 
-@pytest.mark.parametrize("engine", ["cpp", "numba"])
+EVERY_CPU_ENGINE = ("reference", pytest.param("cpp", marks=needs_compiler), "numba")
+
+
+@pytest.mark.parametrize("engine", EVERY_CPU_ENGINE)
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("channels", 5, "an event of channel 5, but the weight has 5 inputs"),
+        ("channels", 5, "an event of channel 5, but there are 5 inputs"),
         ("indptr", 10**6, "has to ascend from 0 to"),
         ("indptr", -1, "has to ascend from 0 to"),
     ],
@@ -331,6 +334,61 @@ def test_events_that_point_elsewhere_are_refused(field: str, value: int, message
     short = case.inputs._replace(channels=case.inputs.channels[:-1])
     with pytest.raises(SnnbenchError, match="has to ascend from 0 to"):
         run_scan(replace(case, inputs=short), engine)
+
+
+@pytest.mark.parametrize("engine", EVERY_CPU_ENGINE)
+@pytest.mark.parametrize("field", ["indptr", "channels"])
+def test_events_of_another_type_are_refused(field: str, engine: Any):
+    case = make_case(Options("lif"), Shape(6, 3, 5, 4), 1, density=1.0)
+    assert isinstance(case.inputs, EventBatch)
+    other = case.inputs._replace(**{field: getattr(case.inputs, field).int()})
+    with pytest.raises(
+        SnnbenchError, match=r"torch.int32.*torch.int64 and torch.uint16 are needed"
+    ):
+        run_scan(replace(case, inputs=other), engine)
+
+
+@pytest.mark.parametrize("engine", [pytest.param("cpp", marks=needs_compiler), "numba"])
+def test_channels_out_of_order_are_refused_where_threads_search_in_them(engine: Any):
+    case = make_case(Options("lif"), Shape(3, 2, 700, 512), 1, density=0.1, recurrent=False)
+    assert isinstance(case.inputs, EventBatch)
+    run_scan(case, engine)
+    reversed_ = case.inputs.channels.long().flip(0).to(torch.uint16)
+    backwards = case.inputs._replace(channels=reversed_)
+    with pytest.raises(SnnbenchError, match="have to ascend within each bin of a sample"):
+        run_scan(replace(case, inputs=backwards), engine)
+
+
+@pytest.mark.parametrize("engine", EVERY_CPU_ENGINE)
+def test_no_gradient_goes_through_a_gate(engine: Any):
+    options = Options("lif")
+    case = make_case(options, Shape(9, 3, 5, 4), 1, density=1.0, gated=True)
+    frozen = make_case(
+        options,
+        Shape(9, 3, 5, 4),
+        1,
+        density=1.0,
+        frozen=frozenset({"weight", "recurrent", "state"}),
+    )
+    assert case.gate is not None
+    gate = case.gate.requires_grad_()
+    assert run_scan(replace(case, gate=gate), engine).counts.requires_grad
+    assert not run_scan(replace(frozen, gate=gate), engine).counts.requires_grad
+
+
+@pytest.mark.parametrize("engine", EVERY_CPU_ENGINE)
+def test_what_nobody_asked_for_is_empty(engine: Any):
+    case = make_case(Options("lif"), Shape(9, 3, 5, 4), 1)
+    result = run_scan(case, engine, Asked(spikes=False, membranes=False, peaks=False))
+    assert result.counts.requires_grad
+    assert [len(t) for t in (result.spikes, result.membranes, result.peaks)] == [0, 0, 0]
+
+
+def test_a_mistyped_reset_is_told_near_names():
+    case = make_case(Options("lif"), Shape(9, 3, 5, 4), 1)
+    mistyped: Any = "zreo"
+    with pytest.raises(UsageError, match="zero"):
+        replace(case.cell, reset=mistyped)
 
 
 def test_an_unknown_engine_is_told_near_names():
