@@ -15,7 +15,7 @@ from torch import Tensor
 from snnbench.data_prep.binning import BinnedSpikes
 
 _LINE = 64  # bytes of a line of cache
-_SPARE_MEMORIES = 4  # free ones kept when none of them fits
+_IDLE_LOANS = 1000  # memory that nobody borrowed for so many loans is given back
 
 
 class Batch(NamedTuple):
@@ -78,11 +78,22 @@ class ReusedMemory:
 
     A fresh large tensor costs as much time for its pages as for its content. Whoever keeps a tensor, or a
     view of one, keeps its memory: it is lent again only when the last of them is gone.
+
+    A request gets the smallest free memory of up to twice its size. Where there is none, what is free and
+    smaller makes room for new memory. So who asks for the same sizes again and again soon finds all of them
+    here, and who asks for ever larger ones leaves nothing behind; what nobody wants is given back in time.
     """
 
     def __init__(self) -> None:
-        self._free: list[NDArray[np.uint8]] = []
+        # with the number of loans there had been when it came back; in the order in which it did
+        self._free: list[tuple[int, NDArray[np.uint8]]] = []
+        self._loans = 0
         self._lock = threading.Lock()
+
+    @property
+    def free_bytes(self) -> int:
+        """What is kept and not lent."""
+        return sum(len(memory) for _, memory in self._free)
 
     def lend(
         self, shape: tuple[int, ...], dtype: np.dtype[Any] | type = np.float32
@@ -93,14 +104,24 @@ class ReusedMemory:
             memory = self._smallest_of(size + _LINE)
         start = -memory.ctypes.data % _LINE
         lent = memory[start : start + size].view(dtype).reshape(shape)
-        weakref.finalize(lent, self._free.append, memory).atexit = False
+        weakref.finalize(lent, self._take_back, memory).atexit = False
         return lent
 
+    def _take_back(self, memory: NDArray[np.uint8]) -> None:
+        # at any time, in any thread, and perhaps while this one lends: so without the lock. Appending is
+        # safe, since all else removes by place
+        self._free.append((self._loans, memory))
+
     def _smallest_of(self, size: int) -> NDArray[np.uint8]:
-        fitting = [i for i, memory in enumerate(self._free) if len(memory) >= size]
+        self._loans += 1
+        while self._free and self._free[0][0] < self._loans - _IDLE_LOANS:
+            del self._free[0]
+        sizes = [len(memory) for _, memory in self._free]
+        fitting = [i for i, free in enumerate(sizes) if size <= free <= 2 * size]
         if fitting:
-            return self._free.pop(min(fitting, key=lambda i: len(self._free[i])))
-        del self._free[:-_SPARE_MEMORIES]
+            return self._free.pop(min(fitting, key=lambda i: sizes[i]))[1]
+        for i in reversed([i for i, free in enumerate(sizes) if free < size]):
+            del self._free[i]
         return np.empty(size, np.uint8)
 
 
@@ -146,10 +167,16 @@ def _gather(channels, offsets, rows, indices, indptr, out):  # type: ignore[no-u
     indptr[-1] = at
 
 
-def places_of_events(indptr: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
-    """Bin and sample of every spike of an EventBatch, int64 of shape (spike,), on its device."""
-    n_rows = len(indptr) - 1
-    row = torch.repeat_interleave(torch.arange(n_rows, device=indptr.device), indptr.diff())
+def places_of_events(
+    indptr: Tensor, n_steps: int, *, n_events: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Bin and sample of every spike of an EventBatch, int64 of shape (spike,), on its device.
+
+    With `n_events`, the length of its `channels`, a GPU need not be asked how many spikes there are: that
+    waits for all it has to do, and is forbidden while a CUDA graph is recorded.
+    """
+    rows = torch.arange(len(indptr) - 1, device=indptr.device)
+    row = torch.repeat_interleave(rows, indptr.diff(), output_size=n_events)
     return row % n_steps, row // n_steps
 
 

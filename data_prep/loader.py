@@ -164,7 +164,7 @@ class _Binned:
             dense_batch(self._spikes, indices, counts)
             return torch.from_numpy(counts)
         indptr, channels = self.events(indices, labels)
-        bins, samples = places_of_events(indptr, self._binning.n_steps)
+        bins, samples = places_of_events(indptr, self._binning.n_steps, n_events=len(channels))
         # doubles are gone already where bins are clipped
         return dense_counts(bins, channels.long(), samples, shape=shape, clip=False)
 

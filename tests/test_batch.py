@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
 from snnbench.data_prep.batch import (
     EventBatch,
@@ -161,3 +162,67 @@ def test_a_larger_batch_gets_more_memory():
     del_me = memory.lend((3,))
     del del_me
     assert memory.lend((5, 2)).shape == (5, 2)
+
+
+def take_steps(memory: ReusedMemory, sizes: list[int], n: int) -> set[int]:
+    """Ask n times for tensors of these sizes, each held until the next but one; what memory has then."""
+    for _ in range(n):
+        alive: list[np.ndarray] = []
+        for size in sizes:
+            alive = [*alive[-1:], memory.lend((size,), np.uint8)]
+        del alive
+    return {id(block) for _, block in memory._free}
+
+
+@given(st.lists(st.integers(100, 5000), min_size=1, max_size=12))
+def test_who_asks_for_the_same_sizes_again_soon_gets_the_same_memory(sizes: list[int]):
+    memory = ReusedMemory()
+    settled = take_steps(memory, sizes, 20)
+    held = list(memory._free)  # so that nothing new can have its place
+    assert take_steps(memory, sizes, 5) == settled
+    del held
+
+
+@pytest.mark.parametrize("widths", [[512, 544, 576, 608, 640], [640, 608, 576, 544, 512]])
+def test_networks_one_after_the_other_leave_no_more_than_the_largest_needs(widths: list[int]):
+    def kept_after(widths: list[int]) -> int:
+        memory = ReusedMemory()
+        for width in widths:
+            for _ in range(3):
+                alive = [memory.lend((4, width)) for _ in range(4)]
+                del alive
+        return memory.free_bytes
+
+    assert kept_after(widths) <= kept_after([640])
+
+
+def test_a_small_tensor_does_not_hold_a_large_memory():
+    memory = ReusedMemory()
+    large = memory.lend((1_000_000,), np.uint8)
+    del large
+    small = memory.lend((1000,), np.uint8)
+    assert memory.free_bytes >= 1_000_000
+    del small
+
+
+def test_memory_that_nobody_wants_any_more_is_given_back():
+    memory = ReusedMemory()
+    large = memory.lend((1_000_000,), np.uint8)
+    del large
+    for _ in range(1002):
+        memory.lend((1000,), np.uint8)
+    assert memory.free_bytes < 2000
+
+
+@pytest.mark.parametrize("n_events", [7, 0])
+def test_places_of_events_need_no_numbers_from_the_device(n_events: int):
+    # what has no numbers, as a CUDA graph in the making, stands for a GPU that may not be asked
+    counts = torch.tensor([3, 0, 4, 0] if n_events else [0, 0, 0, 0])
+    indptr = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    bins, numbers = places_of_events(indptr, 2, n_events=n_events)
+    assert torch.equal(torch.stack([bins, numbers]), torch.stack(places_of_events(indptr, 2)))
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(indptr)
+        assert [len(t) for t in places_of_events(fake, 2, n_events=n_events)] == [n_events] * 2
+        with pytest.raises(DynamicOutputShapeException):
+            places_of_events(fake, 2)

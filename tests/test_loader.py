@@ -154,9 +154,10 @@ def test_a_batch_that_is_kept_stays_as_it_is():
     assert all(map(torch.equal, kept, copies))
 
 
-def test_batches_that_are_let_go_share_two_pieces_of_memory():
+def test_batches_that_are_let_go_share_memory():
+    # two pieces in turn for batches of seven, and one for the two samples that are left
     loader = SpikeLoader(toy_split(30, seed=1), toy_spec(), CPU)
-    assert len({batch.spikes.data_ptr() for _ in range(3) for batch in loader.batches(7)}) == 2
+    assert len({batch.spikes.data_ptr() for _ in range(3) for batch in loader.batches(7)}) == 3
 
 
 # --- random changes
