@@ -11,6 +11,7 @@ PyTorch documentation, "CUDA semantics", section "CUDA Graphs", whole-network ca
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,12 +19,17 @@ from torch import Tensor
 
 Step = Callable[..., tuple[Tensor, ...]]
 
+_OTHERS_BEFORE_WARNING = 10
+_log = logging.getLogger(__name__)
+
 
 class GraphedStep:
     """A training step that is recorded after a few calls, and replayed from then on.
 
     Every call trains once: the first ones, in which libraries choose their kernels and the optimiser makes
-    its state, run as ever, and so do batches of another shape than the first one's and batches on a CPU.
+    its state, run as ever, and so do batches on a CPU and batches of another shape than the first one's. So
+    batches should be dense, or all have the same number of events: as a rule every batch of events has
+    another, and next to nothing is replayed. Where that is so, a warning is logged, once.
 
     Parameters
     ----------
@@ -43,6 +49,8 @@ class GraphedStep:
         self._generators = generators
         self._calls_left = max(warm_up, 1)
         self._shapes: list[torch.Size] | None = None
+        self._alike = self._others = 0
+        self._warned = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batch: list[Tensor] = []
         self._results: tuple[Tensor, ...] = ()
@@ -51,6 +59,10 @@ class GraphedStep:
         """Train on a batch of tensors; the results are the caller's to keep."""
         shapes = [t.shape for t in batch]
         self._shapes = self._shapes or shapes
+        if shapes == self._shapes:
+            self._alike += 1
+        else:
+            self._count_another()
         if shapes != self._shapes or not all(t.is_cuda for t in batch):
             return self._step(*batch)
         if self._calls_left:
@@ -63,6 +75,18 @@ class GraphedStep:
             into.copy_(t)
         self._graph.replay()
         return tuple(t.clone() for t in self._results)
+
+    def _count_another(self) -> None:
+        self._others += 1
+        # a short last batch in each epoch is as it should be
+        if not self._warned and self._others >= max(_OTHERS_BEFORE_WARNING, self._alike):
+            self._warned = True
+            _log.warning(
+                "%d of %d batches had another shape than the first one's: their steps are not replayed from"
+                " a CUDA graph. Take dense batches, or as many events in each",
+                self._others,
+                self._others + self._alike,
+            )
 
     def _beside(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
         # on a stream of its own, as it will be recorded: what allocators and libraries set up, they set up

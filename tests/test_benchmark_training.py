@@ -112,6 +112,32 @@ def test_a_contender_settles_at_the_rate_and_a_step_changes_all_weights(peers: A
     assert all((w != b).any() for w, b in zip(network.parameters, before, strict=True))
 
 
+def test_a_recorded_step_of_ours_is_the_step(peers: Any) -> None:
+    # on a CPU, where it is passed on and not recorded: that the batch arrives and all weights move
+    contender, ours = peers("contender"), peers("snnbench_network")
+    case = contender.Case(*TINY)
+    data = contender.Data.draw(case)
+    batch, _ = ours.csr_batch(case, data)
+    after = []
+    for graphed in (False, True):
+        network = ours.our_network(case, contender.Options(engine="reference"))
+        parameters = list(network.parameters())
+        before = [p.detach().clone() for p in parameters]
+        timed = peers("torch_step").torch_contender(
+            lambda batch, network=network: ours.rates_beside_logits(network(batch), case),
+            parameters,
+            batch,
+            torch.from_numpy(data.labels),
+            input_weight=network.layers[0].weight,
+            graphed=graphed,
+        )
+        contender.settle_rate(timed)
+        timed.step()
+        assert all((p != b).any() for p, b in zip(parameters, before, strict=True))
+        after.append(parameters)
+    assert all(map(torch.equal, *after))
+
+
 def test_replicas_are_networks_that_train_side_by_side(peers: Any) -> None:
     contender, ours = peers("contender"), peers("snnbench_network")
     case, options = contender.Case(*TINY), contender.Options(engine="reference", replicas=2)

@@ -28,25 +28,64 @@ class Training:
         return loss.detach(), logits.detach().argmax(dim=1)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_a_recorded_step_trains_as_an_ordinary_one_does(device: str):
+def batches(sizes: list[int], device: str) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(2)
-    sizes = [8, 8, 8, 8, 8, 3, 8, 8, 3]  # with a short last batch in each of two epochs
-    batches = [
+    return [
         (
             torch.randn(n, 5, generator=generator).to(device),
             torch.randint(3, (n,), generator=generator).to(device),
         )
         for n in sizes
     ]
-    ordinary, recorded = Training(device), Training(device)
+
+
+@pytest.mark.gpu
+def test_a_recorded_step_trains_as_an_ordinary_one_does():
+    ordinary, recorded = Training("cuda"), Training("cuda")
     graphed = GraphedStep(recorded.step, generators=[recorded.generator], warm_up=2)
-    expected = [ordinary.step(*batch) for batch in batches]
-    found = [graphed(*batch) for batch in batches]
+    # with a short last batch in each of two epochs
+    every = batches([8, 8, 8, 8, 8, 3, 8, 8, 3], "cuda")
+    expected = [ordinary.step(*batch) for batch in every]
+    found = [graphed(*batch) for batch in every]
     # results are kept, not overwritten by later steps
     for left, right in zip(found, expected, strict=True):
         torch.testing.assert_close(left, right)
     torch.testing.assert_close(recorded.weight, ordinary.weight)
+
+
+def test_on_a_cpu_every_batch_is_trained_on_once_and_nothing_is_recorded():
+    # what is recorded, and whether it trains as the step does, only a GPU can show
+    seen: list[tuple[Tensor, ...]] = []
+
+    def step(*batch: Tensor) -> tuple[Tensor, ...]:
+        seen.append(batch)
+        return batch
+
+    every = batches([8, 8, 8, 8, 3, 8, 3], "cpu")
+    graphed = GraphedStep(step, warm_up=2)
+    found = [graphed(*batch) for batch in every]
+    for batch, trained, result in zip(every, seen, found, strict=True):
+        assert all(t is u is v for t, u, v in zip(batch, trained, result, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "warnings"),
+    [
+        ([8] * 15 + [3], 0),
+        (([8] * 15 + [3]) * 12, 0),  # a short last batch in each epoch
+        (list(range(8, 60)), 1),  # as events come
+        ([8] * 12 + [5, 6, 7, 4] * 5, 1),
+    ],
+)
+def test_batches_that_cannot_be_replayed_are_told_of_once(
+    sizes: list[int], warnings: int, caplog: pytest.LogCaptureFixture
+):
+    graphed = GraphedStep(lambda *batch: batch)
+    for batch in batches(sizes, "cpu"):
+        graphed(*batch)
+    assert len(caplog.records) == warnings
+    if warnings:
+        assert "had another shape than the first one's" in caplog.text
 
 
 @pytest.mark.gpu

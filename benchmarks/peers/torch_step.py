@@ -15,6 +15,9 @@ from peers.contender import LEARNING_RATE, Contender
 Network = Callable[[Any], tuple[Tensor, Tensor]]
 """From inputs to logits (batch, class) and hidden spikes, or their rates, in any order of axes."""
 
+Train = Callable[[Any, Tensor], None]
+"""A training step on inputs and labels."""
+
 WARM_UP_STEPS = 3
 
 
@@ -43,21 +46,27 @@ def torch_contender(
     compiled
         The network as it is timed, where that differs from `network`.
     graphed
-        Whether to capture a step in a CUDA graph and to replay that.
+        Whether to capture a step in a CUDA graph and to replay that. A step on events, which is ours, is
+        captured as our users would do it.
     """
-    optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True, capturable=graphed)
+    optimiser = torch.optim.Adam(
+        parameters, lr=LEARNING_RATE, fused=True, capturable=graphed and labels.is_cuda
+    )
     first = input_weight.detach().clone()
     run = compiled or network
 
-    def train() -> None:
+    def train(inputs: Any, labels: Tensor) -> None:
         optimiser.zero_grad()
         nn.functional.cross_entropy(run(inputs)[0], labels).backward()
         optimiser.step()
 
-    train_or_replay = _captured(train) if graphed else train
+    train_or_replay = train
+    if graphed:
+        dense = isinstance(inputs, Tensor)
+        train_or_replay = _captured(train) if dense else _recorded(train, inputs)
 
     def step() -> None:
-        train_or_replay()
+        train_or_replay(inputs, labels)
         if labels.is_cuda:
             torch.cuda.synchronize()
 
@@ -72,25 +81,42 @@ def torch_contender(
     return Contender(step, rate, scale_inputs)
 
 
-def _captured(train: Callable[[], None]) -> Callable[[], None]:
-    """`train` captured in a CUDA graph at its first call, and replayed from then on.
+def _recorded(train: Train, first: Any) -> Train:
+    """`train` on batches of events like the first, as our own `GraphedStep` records and replays it."""
+    # not in the environments of other libraries
+    from snnbench.models.cuda_graph import GraphedStep
+
+    def step(indptr: Tensor, channels: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        train(first._replace(indptr=indptr, channels=channels), labels)
+        return ()
+
+    graphed = GraphedStep(step, warm_up=WARM_UP_STEPS)
+
+    def replay(events: Any, labels: Tensor) -> None:
+        graphed(events.indptr, events.channels, labels)
+
+    return replay
+
+
+def _captured(train: Train) -> Train:
+    """`train` captured in a CUDA graph at its first call, on this batch, and replayed from then on.
 
     As PyTorch's notes on CUDA graphs ask: some steps on a stream of their own first, and gradients that are
     made during the capture, so that they live in the graph's own memory.
     """
     graphs: list[torch.cuda.CUDAGraph] = []
 
-    def replay() -> None:
+    def replay(inputs: Tensor, labels: Tensor) -> None:
         if not graphs:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_STEPS):
-                    train()
+                    train(inputs, labels)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
-                train()
+                train(inputs, labels)
             graphs.append(graph)
         graphs[0].replay()
 
