@@ -16,7 +16,14 @@ from torch import Tensor
 from snnbench.data_prep.batch import EventBatch
 from snnbench.errors import SnnbenchError
 from snnbench.models.engines import Engine, resolve_engine
-from snnbench.models.scan import drive, scan
+from snnbench.models.scan import (
+    _check_cell,
+    _check_sizes,
+    _check_tensors,
+    drive,
+    scan,
+    sizes_of,
+)
 from snnbench.models.scan_cuda_operator import scan_on_gpu
 from snnbench.models.scan_types import Cell, ScanResult, recipe_of
 
@@ -74,7 +81,13 @@ def scan_replicas(
     if not isinstance(like, Tensor):
         raise SnnbenchError("scan_replicas: events need a weight")
     n_replicas = len(like)
+    if state is not None and not isinstance(state, cell.neuron.State):
+        raise SnnbenchError(
+            f"scan_replicas: the state is a {type(state).__name__}, not the State of {cell.neuron.kind}"
+        )
     _check_axis(n_replicas, inputs, weight, recurrent_weight, cell, outgoing_weight, state, gate)
+    _check_alike(inputs, cell)
+    _check_first(inputs, weight, recurrent_weight, cell, outgoing_weight, state, gate)
     engine = resolve_engine(engine, like.device)
     if engine != "triton":
         return _together(
@@ -151,10 +164,58 @@ def _check_axis(n_replicas: int, inputs: ReplicaInputs, *others: Any) -> None:
     found = {len(t) for t in tensors if t.dim()}
     if not isinstance(inputs, EventBatch):
         found.add(len(inputs))
-    if found != {n_replicas}:
+    if found != {n_replicas} or not n_replicas:
         raise SnnbenchError(
             f"scan_replicas: tensors of {', '.join(map(str, sorted(found)))} replicas; they have to agree"
         )
+
+
+def _check_alike(inputs: ReplicaInputs, cell: Cell) -> None:
+    """That batches of events have one size, and that constants cannot be taken for something else."""
+    if not isinstance(inputs, (Tensor, EventBatch)):
+        sizes = {(*sizes_of(events), events.n_channels) for events in inputs}
+        if len(sizes) > 1:
+            raise SnnbenchError(
+                f"scan_replicas: batches of {', '.join(map(str, sorted(sizes)))} steps, samples and inputs;"
+                " they have to agree"
+            )
+    for name, p in cell.parameters._asdict().items():
+        # with as many replicas as units, one for each could mean either
+        if isinstance(p, Tensor) and p.dim() not in (0, 2):
+            raise SnnbenchError(
+                f"scan_replicas: {name} has shape {tuple(p.shape)}; a number or (replica, unit) is needed"
+            )
+
+
+def _check_first(
+    inputs: ReplicaInputs,
+    weight: Tensor | None,
+    recurrent_weight: Tensor | None,
+    cell: Cell,
+    outgoing_weight: Tensor | None,
+    state: Any,
+    gate: Tensor | None,
+) -> None:
+    """What `scan` asks of its arguments, of the first replica: the others have the same shapes."""
+    first = _inputs_of(inputs, 0)
+    n_batch, n_units = _check_sizes(first, _of(weight, 0))
+    like = weight if weight is not None else first
+    assert isinstance(like, Tensor)
+    _check_cell(_cell_of(cell, 0), n_units, like)
+    if cell.neuron.distance is None and not (recurrent_weight is outgoing_weight is None):
+        raise SnnbenchError(
+            f"scan_replicas: {cell.neuron.kind} never spikes; it has nothing to send by weights"
+        )
+    states = {} if state is None else state._asdict()
+    _check_tensors(
+        like,
+        {
+            "recurrent_weight": (_of(recurrent_weight, 0), (n_units, n_units)),
+            "outgoing_weight": (_of(outgoing_weight, 0), (None, n_units)),
+            "gate": (None if gate is None else gate[0].to(like.dtype), (n_batch, n_units)),
+            **{f"state.{part}": (s[0], (n_batch, n_units)) for part, s in states.items()},
+        },
+    )
 
 
 def _inputs_of(inputs: ReplicaInputs, r: int) -> Tensor | EventBatch:

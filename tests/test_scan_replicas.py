@@ -11,6 +11,8 @@ from torch import Tensor
 
 from snnbench.errors import SnnbenchError
 from snnbench.models.known_recipes import name_of
+from snnbench.models.neurons.leaky import LEAKY
+from snnbench.models.neurons.lif import LIF
 from snnbench.models.scan import scan
 from snnbench.models.scan_cuda_operator import _operator
 from snnbench.models.scan_replicas import scan_replicas
@@ -24,6 +26,7 @@ from tests.scan_cases import (
     assert_near,
     make_case,
     random_factors,
+    surrogate,
 )
 
 SMALL = Shape(steps=8, batch=7, inputs=11, units=20)
@@ -259,6 +262,86 @@ def test_numbers_of_replicas_have_to_agree():
         scan_replicas(
             case.inputs.expand(3, -1, -1, -1), weight.expand(3, -1, -1), recurrent.expand(2, -1, -1), cell
         )  # fmt: skip
+
+
+R, N = 2, 2
+FITTING: dict[str, Any] = {
+    "inputs": torch.zeros(R, 3, 4, 5),
+    "weight": torch.zeros(R, N, 5),
+    "recurrent_weight": torch.zeros(R, N, N),
+    "outgoing_weight": torch.zeros(R, 3, N),
+    "gate": torch.zeros(R, 4, N),
+}
+
+
+def run(changed: dict[str, Any], engine: Any, constants: tuple[Any, ...] = (0.5, 0.5, 1.0)) -> Any:
+    cell = Cell(LIF, LIF.Parameters(*constants), surrogate())
+    given = FITTING | {"state": LIF.State(torch.zeros(R, 4, N), torch.zeros(R, 4, N))} | changed
+    rest = {k: v for k, v in given.items() if k not in ("inputs", "weight", "recurrent_weight")}
+    return scan_replicas(
+        given["inputs"], given["weight"], given["recurrent_weight"], cell, engine=engine, **rest
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"weight": torch.zeros(R, N, 4)}, "weight has shape"),
+        ({"weight": torch.zeros(R, N)}, "weight has shape"),
+        ({"recurrent_weight": torch.zeros(R, 1, 1)}, "recurrent_weight has shape"),
+        ({"outgoing_weight": torch.zeros(R, 3, 1)}, "outgoing_weight has shape"),
+        ({"outgoing_weight": torch.zeros(R, 0, N)}, "no numbers"),
+        ({"gate": torch.zeros(R, 1, 1)}, "gate has shape"),
+        (
+            {"state": LIF.State(torch.zeros(R, 1, N), torch.zeros(R, 1, N))},
+            "state.current has shape",
+        ),
+        ({"state": (torch.zeros(R, 4, N),) * 2}, "not the State of lif"),
+        ({"inputs": torch.zeros(R, 0, 4, 5)}, "0 time steps"),
+        ({"inputs": torch.zeros(R, 3, 5)}, "inputs have shape"),
+        ({"recurrent_weight": torch.zeros(R, N, N, dtype=torch.float64)}, "is torch.float64"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(changed: dict[str, Any], says: str, engine: Any):
+    assert run({}, engine).spikes.shape == (R, 3, 4, N)
+    with pytest.raises(SnnbenchError, match=says):
+        run(changed, engine)
+
+
+@pytest.mark.parametrize("shape", [(R,), (R, 1, N), (R, N + 1)])
+def test_a_constant_is_a_number_or_one_for_each_unit_of_each_replica(shape: Any, engine: Any):
+    # as many replicas as units: one for each could mean either
+    with pytest.raises(SnnbenchError, match="beta has shape"):
+        run({}, engine, (0.5, torch.full(shape, 0.5), 1.0))
+    run({}, engine, (0.5, torch.full((R, N), 0.5), torch.tensor(1.0)))
+
+
+def test_weights_from_units_that_never_spike_are_refused(engine: Any):
+    cell = Cell(LEAKY, LEAKY.Parameters(0.5, 0.5))
+    for kind in ("recurrent_weight", "outgoing_weight"):
+        weights = {"recurrent_weight": None, "outgoing_weight": None, kind: torch.zeros(R, N, N)}
+        with pytest.raises(SnnbenchError, match="never spikes"):
+            scan_replicas(
+                torch.zeros(R, 3, 4, N), None, weights["recurrent_weight"], cell,
+                outgoing_weight=weights["outgoing_weight"], engine=engine,
+            )  # fmt: skip
+
+
+def test_batches_of_events_have_to_be_of_one_size(engine: Any):
+    first = make_case(Options("lif"), SMALL, 0)
+    longer = make_case(Options("lif"), replace(SMALL, steps=9), 1)
+    assert first.weight is not None
+    with pytest.raises(SnnbenchError, match="batches of"):
+        scan_replicas(
+            [first.inputs, longer.inputs], first.weight.expand(2, -1, -1), None,  # type: ignore[list-item]
+            Cell(LIF, LIF.Parameters(0.5, 0.5, 1.0), surrogate()), engine=engine,
+        )  # fmt: skip
+
+
+def test_no_replicas_are_nothing_to_run():
+    cell = Cell(LIF, LIF.Parameters(0.5, 0.5, 1.0), surrogate())
+    with pytest.raises(SnnbenchError, match="0 replicas"):
+        scan_replicas(torch.zeros(0, 3, 4, N), None, None, cell)
 
 
 def test_events_need_a_weight():
