@@ -138,8 +138,10 @@ def assignments(
 
     Names are printed as symbols are, so that one statement reads what another wrote.
     """
-    # named after the first result: several blocks may stand in one function
-    names = (_symbol(f"{next(iter(results))}_{n}") for n in count())
+    # named after the first result, since several blocks may stand in one function, but not as another result:
+    # there may be states `u` and `u_0`
+    made = (f"{next(iter(results))}_{n}" for n in count())
+    names = (_symbol(name) for name in made if name not in results)
     shared, values = sympy.cse(list(results.values()), symbols=names)
     named = [*shared, *zip(map(_symbol, results), values, strict=True)]
     return tuple((printer.doprint(name), printer.doprint(e)) for name, e in named)
@@ -149,16 +151,24 @@ class PlainPrinter:
     """What all printers do alike."""
 
     def _print_Symbol(self, symbol: Any) -> str:
-        # whatever a constant is called, it is no keyword and no name of the template's
+        # so it is no keyword; the template's own names that end so are refused in snnbench.models.neuron
         return f"{symbol.name}_"
+
+    one: str
+    most_factors = 4.0
+    """Of a whole power that is printed as a product."""
 
     def _print_Pow(self, e: Any, **kwargs: Any) -> str:
         # whole powers as products: no library call, and every compiler sees through them
-        base, exponent = e.as_base_exp()
-        if exponent.is_Integer and 1 < abs(exponent) <= 4:
-            text = self._print(base)  # type: ignore[attr-defined]
-            product = "*".join([f"({text})"] * int(abs(exponent)))
-            return f"({product})" if exponent > 0 else f"({self.one}/({product}))"  # type: ignore[attr-defined]
+        exponent = float(e.exp) if e.exp.is_number else 0.5
+        if exponent.is_integer() and abs(exponent) <= self.most_factors:
+            text = self._print(e.base)  # type: ignore[attr-defined]
+            product = "*".join([f"({text})"] * int(abs(exponent))) or self.one
+            return f"({product})" if exponent >= 0 else f"({self.one}/({product}))"
+        return self.other_power(e, **kwargs)
+
+    def other_power(self, e: Any, **kwargs: Any) -> str:
+        """A power that is no such product."""
         return str(super()._print_Pow(e, **kwargs))  # type: ignore[misc]
 
 

@@ -22,7 +22,10 @@ from snnbench.errors import SnnbenchError
 
 ResetMode = Literal["subtract", "zero"]
 
-_TAKEN = ("drive", "spike", "reset_spike", "distance", "slope")
+# symbols of the derivation and of the kernels, and how names begin that are made from a neuron's own: a
+# kernel writes a name as `name_`, beside `next_name_`, `of_name_`, `lam_name_`, `distance_0_` and the like
+_TAKEN = ("drive", "spike", "reset_spike", "distance", "slope", "sent")
+_TAKEN_BEGINNINGS = ("lam_", "grad_", "next_", "of_", "distance_")
 
 
 class Reset(Protocol):
@@ -53,9 +56,14 @@ class Neuron:
     def __post_init__(self) -> None:
         names = (*self.State._fields, *self.Parameters._fields)
         for name in names:
-            if names.count(name) > 1 or name in _TAKEN or name.startswith(("lam_", "grad_")):
+            if names.count(name) > 1 or name in _TAKEN or name.startswith(_TAKEN_BEGINNINGS):
                 raise SnnbenchError(
                     f"neuron {self.kind}: {name!r} stands for something else already; call it otherwise"
+                )
+            if name.endswith("_"):
+                # templates have names as `row_membrane`, which a part `x_` would make a `row_x_`
+                raise SnnbenchError(
+                    f"neuron {self.kind}: {name!r} ends in '_', which kernels put there themselves"
                 )
         if "membrane" not in self.State._fields:
             raise SnnbenchError(f"neuron {self.kind}: one part of its state has to be `membrane`")

@@ -183,7 +183,9 @@ def scan(
 def drive(inputs: Tensor | EventBatch, weight: Tensor | None) -> Tensor:
     """W S_in for all time steps, (time, batch, unit), as one dense product."""
     if isinstance(inputs, EventBatch):
-        bins, samples = places_of_events(inputs.indptr, inputs.n_steps)
+        bins, samples = places_of_events(
+            inputs.indptr, inputs.n_steps, n_events=len(inputs.channels)
+        )
         shape = (inputs.n_steps, inputs.n_samples, inputs.n_channels)
         inputs = dense_counts(bins, inputs.channels.long(), samples, shape=shape, clip=False)
     return inputs if weight is None else torch.nn.functional.linear(inputs.to(weight.dtype), weight)

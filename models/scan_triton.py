@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import os
 import re
 import tempfile
@@ -18,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import sympy
+from sympy.core.function import Application
 from sympy.printing.pycode import PythonCodePrinter
 
 from snnbench.errors import SnnbenchError
@@ -30,12 +32,44 @@ class TritonPrinter(PlainPrinter, PythonCodePrinter):
     """Triton's Python. Plain numbers take the type of the tensor that they meet."""
 
     one = "1"
+    most_factors = math.inf  # what is below is for numbers above 0 only
+
+    def doprint(self, expr: Any, assign_to: Any = None) -> str:
+        """Expression as text; `log` and `sign` come of differentiating powers and abs."""
+        known = (sympy.exp, sympy.log, sympy.Abs, sympy.sign, sympy.Piecewise)
+        for function in sympy.sympify(expr).atoms(Application):
+            if not isinstance(function, known):
+                # what Python's own functions would make of a tensor is another matter
+                raise SnnbenchError(
+                    f"the Triton scan has no {function.func.__name__}: equations of a neuron may use"
+                    " + - * / ** abs, and the functions of snnbench.models.expressions"
+                )
+        return str(super().doprint(expr, assign_to))
+
+    def other_power(self, e: Any, **kwargs: Any) -> str:
+        base = self._print(e.base)
+        if e.is_number:
+            return repr(float(e))
+        if e.exp.is_number and abs(float(e.exp)) == 0.5:
+            return f"tl.sqrt({base})" if e.exp > 0 else f"(1/tl.sqrt({base}))"
+        log = repr(math.log(e.base)) if e.base.is_number else f"tl.log({base})"
+        return f"tl.exp(({self._print(e.exp)})*{log})"
 
     def _print_exp(self, e: Any) -> str:
-        return f"tl.exp({self._print(e.args[0])})"
+        return repr(float(e)) if e.is_number else f"tl.exp({self._print(e.args[0])})"
+
+    def _print_log(self, e: Any) -> str:
+        return repr(float(e)) if e.is_number else f"tl.log({self._print(e.args[0])})"
 
     def _print_Abs(self, e: Any) -> str:
         return f"tl.abs({self._print(e.args[0])})"
+
+    def _print_sign(self, e: Any) -> str:
+        x = self._print(e.args[0])
+        return f"tl.where({x} > 0, 1.0, tl.where({x} < 0, -1.0, 0.0)).to(REAL)"
+
+    def _print_Exp1(self, e: Any) -> str:
+        return repr(math.e)
 
     def _print_Rational(self, e: Any) -> str:
         return f"({e.p}/{e.q})"
@@ -45,7 +79,8 @@ class TritonPrinter(PlainPrinter, PythonCodePrinter):
         text = self._print(otherwise)
         for value, condition in reversed(cases):
             text = f"tl.where({self._print(condition)}, {self._print(value)}, {text})"
-        return text
+        # a choice between plain numbers meets no tensor that it could take the type of
+        return f"{text}.to(REAL)"
 
 
 def interpreted() -> bool:

@@ -1,7 +1,8 @@
 """The scan's Triton kernels as a template; `snnbench.models.scan_triton` puts a neuron's statements in.
 
 A line `@name` stands for statements, at its indentation. Names from the neuron's equations end in `_`
-(`membrane_`, `drive_`), so they never meet a name of the template.
+(`membrane_`, `drive_`), and so does what the template shares with them (`drive_`, `grad_spike_`); such names
+`snnbench.models.neuron` refuses.
 
 A program has a block of SAMPLES samples of one replica and a block of UNITS units, and goes through all time
 steps by itself, so nothing waits for another program. There are two ways:

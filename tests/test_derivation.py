@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -27,6 +28,7 @@ from snnbench.models.neurons.adlif import ADLIF
 from snnbench.models.neurons.leaky import LEAKY
 from snnbench.models.neurons.lif import LIF
 from snnbench.models.neurons.lif_delta import LIF_DELTA
+from snnbench.models.scan_triton import TritonPrinter
 from snnbench.models.scan_types import Cell
 from tests.scan_cases import (
     NEURONS,
@@ -253,7 +255,11 @@ def test_what_is_shared_is_computed_once():
 
 
 @pytest.mark.parametrize(
-    "name", ["slope", "drive", "spike", "distance", "lam_membrane", "membrane"]
+    "name",
+    [
+        *("slope", "drive", "spike", "distance", "membrane", "sent"),
+        *("lam_membrane", "grad_spike", "next_membrane", "of_threshold", "distance_0", "row_"),
+    ],
 )
 def test_a_name_that_stands_for_something_else_is_refused(name: str):
     constants = NamedTuple("Constants", [(name, Any)])  # type: ignore[misc]
@@ -267,6 +273,110 @@ def test_a_neuron_needs_a_membrane():
 
     with pytest.raises(SnnbenchError, match="membrane"):
         Neuron("mine", Charge, LIF_DELTA.Parameters, LIF_DELTA.step, LIF_DELTA.distance)
+
+
+class CrowdedState(NamedTuple):
+    """Of the neuron below."""
+
+    membrane: Any
+    membrane_0: Any
+    row: Any
+
+
+class CrowdedParameters(NamedTuple):
+    """Of the neuron below; names that templates use, or make of others."""
+
+    k: Any
+    kept_membrane: Any
+    coming_membrane: Any
+    sum_of_k: Any
+    row_membrane: Any
+    count: Any
+
+
+def crowded_step(drive: Any, spike: Any, state: Any, p: Any, reset: Reset) -> Any:
+    """What several results share gets a name of its own, beside those of the state's parts."""
+    shared = exp(-p.k * state.membrane * state.membrane)
+    other = exp(-p.count * state.row * state.row)
+    return CrowdedState(
+        membrane=reset(p.kept_membrane * state.membrane + drive * shared + other, 1.0),
+        membrane_0=p.coming_membrane * state.membrane_0 + shared + p.sum_of_k * spike,
+        row=p.row_membrane * state.row + shared * other - state.membrane_0 / 4,
+    )
+
+
+CROWDED = Neuron(
+    "crowded", CrowdedState, CrowdedParameters, crowded_step, lambda s, p: s.membrane - p.count
+)
+
+
+class PowerState(NamedTuple):
+    """Of the neuron below."""
+
+    membrane: Any
+    slow: Any
+
+
+class PowerParameters(NamedTuple):
+    """Of the neuron below."""
+
+    k: Any
+    beta: Any
+
+
+def power_step(drive: Any, spike: Any, state: Any, p: Any, reset: Reset) -> Any:
+    """All kinds of powers, of numbers of both signs where they are whole."""
+    u, w = state.membrane, state.slow
+    size = 1 + u * u
+    up = size**0.5 / 10 + size**1.5 * exp(-u * u) / 4 + w**2.0 / (8 + w**4)
+    return PowerState(
+        membrane=reset(p.beta * u + drive - u**5 * size**-2.5 / 4 + up, 1.0),
+        slow=p.beta * w / 2 + size**-p.k + abs(u - w) / 10 - 0.5**p.k + w**-2 * w**5 / (9 + w**6),
+    )
+
+
+POWERS = Neuron("powers", PowerState, PowerParameters, power_step, lambda s, p: s.membrane - p.beta)
+
+
+def case_of(neuron: Neuron) -> Case:
+    """A layer of units of this kind, all of whose constants are learned."""
+    g = torch.Generator().manual_seed(5)
+
+    def draw(*size: int, low: float, high: float) -> Tensor:
+        values = low + (high - low) * torch.rand(*size, generator=g, dtype=torch.float64)
+        return values.requires_grad_()
+
+    p = neuron.Parameters(*(draw(9, low=0.3, high=0.9) for _ in neuron.Parameters._fields))
+    return Case(
+        Cell(neuron, p, surrogate("superspike", SLOPE), "subtract", True),
+        inputs=draw(12, 6, 9, low=-1.0, high=1.0),
+        weight=None,
+        recurrent=draw(9, 9, low=-0.3, high=0.3),
+        outgoing=None,
+        state=neuron.State(*(draw(6, 9, low=-1, high=1) for _ in neuron.State._fields)),
+    )
+
+
+@pytest.mark.parametrize("engine", [pytest.param("cpp", marks=needs_compiler), "numba", "triton"])
+@pytest.mark.parametrize("neuron", [CROWDED, POWERS], ids=lambda neuron: neuron.kind)
+def test_whatever_names_and_powers_a_neuron_has_all_engines_agree(
+    neuron: Neuron, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if engine == "triton":
+        pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA, or pip install")
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    case = case_of(neuron)
+    rate = float(run_scan(case, "reference").spikes.detach().mean())
+    assert 0.05 < rate < 0.8
+    assert_agree(case, engine, seed=6)
+
+
+def test_what_triton_has_no_function_for_is_refused():
+    u = sympy.Symbol("u", real=True)
+    for e in (sympy.sin(u), sympy.Max(u, 0), sympy.floor(u)):
+        with pytest.raises(SnnbenchError, match=f"Triton scan has no {e.func.__name__}"):
+            TritonPrinter().doprint(1 + u * e)
 
 
 # ---- a new neuron is one file -------------------------------------------------------------------

@@ -35,6 +35,7 @@ from snnbench.models.scan_reference import scan_drive
 from snnbench.models.scan_triton import kernels
 from snnbench.models.scan_types import Cell
 from snnbench.models.surrogate import DERIVATIVES, Surrogate
+from tests.test_derivation import POWERS
 
 triton = pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA, or pip install")
 
@@ -599,13 +600,18 @@ def test_the_shared_memory_that_a_launch_counts_on_is_what_the_compiler_takes():
 
 
 @pytest.mark.parametrize("kind", ["resident", "streamed"])
-def test_all_that_a_kernel_can_do_compiles_for_hopper(kind: str):
+@pytest.mark.parametrize(
+    ("neuron", "surrogate"),
+    [(ADLIF, "sigmoid"), (POWERS, "boxcar")],
+    ids=lambda what: getattr(what, "kind", what),
+)
+def test_all_that_a_kernel_can_do_compiles_for_hopper(neuron: Neuron, surrogate: str, kind: str):
     case = Case(
-        ADLIF,
-        surrogate="sigmoid",
+        neuron,
+        surrogate=surrogate,
         reset="zero",
         gradient_through_reset=True,
-        parameter_gradients=ADLIF.Parameters._fields,
+        parameter_gradients=neuron.Parameters._fields,
         gate=True,
         loss_on_membranes=True,
     )
