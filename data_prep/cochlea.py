@@ -39,7 +39,7 @@ from snnbench.data_prep.cochlea_exact import fibre_spikes_exact, mersenne_twiste
 from snnbench.data_prep.cochlea_filterbank import Decimation, membrane_velocity, spectrum_bins
 from snnbench.data_prep.hair_cell import HairCellParameters
 from snnbench.errors import SnnbenchError, unknown_name
-from snnbench.spec import validated, with_overrides
+from snnbench.spec_base import validated, with_overrides
 
 Mode = Literal["fast", "exact"]
 MODES: tuple[Mode, ...] = ("fast", "exact")

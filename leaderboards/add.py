@@ -23,7 +23,7 @@ from snnbench.leaderboards.entries import (
 from snnbench.leaderboards.verify import Verified, verify_entry
 from snnbench.paths import write_bytes, write_text
 from snnbench.record import Entry, RunRecord, read_record
-from snnbench.spec import validated
+from snnbench.spec_base import validated
 
 RECORD, PREDICTIONS = "record.json", "predictions.npz"
 

@@ -1,32 +1,39 @@
 """Spiking layers and how their weights begin.
 
-The update in `snnbench.models.neurons` has no factor that undoes the bin width: halve dt, and a weight
-does about twice as much, because the current acts on the membrane in twice as many steps. One unit of
-weight adds 1 / ((1 - alpha) (1 - beta)) to the sum of the membrane over all steps. Initial weights are
-therefore drawn as
+The updates in `snnbench.models.neurons` have no factor that undoes the bin width: halve dt, and a weight of
+a LIF neuron does about twice as much, because the current acts on the membrane in twice as many steps. One
+unit of weight adds A = 1 / ((1 - alpha) (1 - beta)) to the sum of its membrane over all steps; A is 1 / (1 -
+beta) without a synaptic current, and 1 for the adaptive neurons, whose step has that factor. Initial weights
+are therefore drawn as
 
-    w = g / sqrt(n_in) * (1 - alpha) (1 - beta) tau_mem / dt * U(-1, 1)
+    w = g / sqrt(n_in) * tau_mem / (A dt) * U(-1, 1)
 
 so that the area under the response to one spike is g / sqrt(n_in) * tau_mem * U(-1, 1), in membrane times
 seconds, for every bin width: input spikes at rate r move the mean membrane by r tau_mem times the
-weight's dimensionless part. The gain g is `input_gain` or `recurrent_gain` of the model's spec.
+weight's dimensionless part. The gain g is `input_gain` or `recurrent_gain` of the model's spec. Where a
+constant differs from unit to unit, the middle of its range stands for it here.
+
+With normalisation, what comes from below has mean 0 and variance 1 whatever the weights, and is multiplied
+by a trained factor that begins at g / A: so a drive of 1 that lasts brings the membrane to g.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from snnbench.data_prep.batch import EventBatch
+from snnbench.model_spec import ModelSpec, PerUnit
+from snnbench.models.constants import UnitConstant
 from snnbench.models.engines import Engine
-from snnbench.models.neurons.lif import LIF, decay, parameters_from_spec
-from snnbench.models.scan import scan
+from snnbench.models.kinds import constants_of, kind_of, middle
+from snnbench.models.scan import drive, scan
 from snnbench.models.scan_types import Cell, ScanResult
 from snnbench.models.surrogate import make_surrogate
-from snnbench.spec import ModelSpec
 
 
 def initial_weight(
@@ -35,25 +42,31 @@ def initial_weight(
     *,
     gain: float,
     tau_mem_s: float,
-    tau_syn_s: float,
+    inverse_area: Sequence[float],
     dt_s: float,
     generator: torch.Generator,
 ) -> nn.Parameter:
-    """A weight of shape (n_out, n_in), drawn as the module's docstring tells."""
-    alpha, beta = decay(dt_s, tau_syn_s), decay(dt_s, tau_mem_s)
-    bound = gain / math.sqrt(n_in) * (1 - alpha) * (1 - beta) * tau_mem_s / dt_s
+    """A weight of shape (n_out, n_in), drawn as the module's docstring tells.
+
+    `inverse_area` holds factors whose product is 1 / A.
+    """
+    # one after the other: the last bit of the first weights is part of every result
+    bound = gain / math.sqrt(n_in)
+    for factor in inverse_area:
+        bound *= factor
+    bound = bound * tau_mem_s / dt_s
     return nn.Parameter((2 * torch.rand(n_out, n_in, generator=generator) - 1) * bound)
 
 
 class SpikingLayer(nn.Module):
-    """LIF neurons that see all units of the layer below, and with `spec.recurrent` each other.
+    """Neurons that see all units of the layer below, and with `spec.recurrent` each other.
 
     Parameters
     ----------
     n_in, n_units
         Units below and in this layer.
     spec
-        The network's spec: neuron, surrogate, gains, recurrence, dropout.
+        The network's spec: neuron, surrogate, gains, recurrence, normalisation, dropout.
     dt_s
         Width of a time bin.
     generator
@@ -64,27 +77,58 @@ class SpikingLayer(nn.Module):
         self, n_in: int, n_units: int, spec: ModelSpec, dt_s: float, generator: torch.Generator
     ) -> None:
         super().__init__()
-        taus = {
-            "tau_mem_s": spec.neuron.tau_mem_s,
-            "tau_syn_s": spec.neuron.tau_syn_s,
+        self.neuron, self.dt_s = spec.neuron, dt_s
+        self.surrogate = make_surrogate(spec.surrogate)
+        self.gradient_through_recurrence = spec.gradient_through_recurrence
+        self.dropout = spec.dropout
+        given = constants_of(spec.neuron)
+        typical = {name: middle(constant) for name, constant in given.items()}
+        kind = kind_of(spec.neuron, dt_s)
+        inverse_area = kind.inverse_area(kind.parameters(typical))
+        scale: dict[str, Any] = {
+            "tau_mem_s": typical["tau_mem_s"],
+            "inverse_area": inverse_area,
             "dt_s": dt_s,
         }
-        self.cell = Cell(
-            LIF,
-            parameters_from_spec(spec.neuron, dt_s),
-            make_surrogate(spec.surrogate),
-            spec.neuron.reset,
-            spec.neuron.gradient_through_reset,
-        )
-        self.dropout = spec.dropout
         self.weight = initial_weight(
-            n_units, n_in, gain=spec.input_gain, generator=generator, **taus
+            n_units, n_in, gain=spec.input_gain, generator=generator, **scale
         )
         self.recurrent_weight = (
-            initial_weight(n_units, n_units, gain=spec.recurrent_gain, generator=generator, **taus)
+            initial_weight(n_units, n_units, gain=spec.recurrent_gain, generator=generator, **scale)
             if spec.recurrent
             else None
         )
+        self.norm = make_norm(spec.norm, n_units, spec.input_gain * math.prod(inverse_area))
+        # drawn last: a network without them begins as it always did
+        self.numbers: dict[str, float] = {
+            name: c for name, c in given.items() if not isinstance(c, PerUnit)
+        }
+        self.per_unit = nn.ModuleDict(
+            {
+                name: UnitConstant(c, n_units, generator)
+                for name, c in given.items()
+                if isinstance(c, PerUnit)
+            }
+        )
+        _ = self.cell  # its recipe is known before anybody traces this
+
+    @property
+    def cell(self) -> Cell:
+        """The neurons with the constants they have now."""
+        kind = kind_of(self.neuron, self.dt_s)
+        return Cell(
+            kind.neuron,
+            kind.parameters(self.constants),
+            self.surrogate,
+            self.neuron.reset,
+            self.neuron.gradient_through_reset,
+            self.gradient_through_recurrence,
+        )
+
+    @property
+    def constants(self) -> Mapping[str, Any]:
+        """Constants by their names in the spec: numbers, or tensors of shape (unit,)."""
+        return self.numbers | {name: constant() for name, constant in self.per_unit.items()}
 
     def forward(
         self,
@@ -103,6 +147,8 @@ class SpikingLayer(nn.Module):
         `weight` is the layer's own for spikes from below; None says that `inputs` have been through it, as
         the `outgoing_weight` of the layer below. `gate` comes from `draw_gate`.
         """
+        if self.norm is not None:
+            inputs, weight = self.norm(drive(inputs, weight)), None
         return scan(
             inputs,
             weight,
@@ -125,3 +171,33 @@ class SpikingLayer(nn.Module):
         size = (n_batch, len(self.weight))
         draw = torch.rand(size, generator=dropout, device=self.weight.device)
         return (draw >= self.dropout).to(self.weight.dtype) / (1 - self.dropout)
+
+
+class BatchNorm(nn.Module):
+    """Each unit's drive over samples and time, to mean 0 and variance 1, times a factor, plus a shift.
+
+    Evaluation takes running figures of training (Ioffe & Szegedy 2015).
+    """
+
+    def __init__(self, n_units: int, gain: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(n_units, momentum=0.05)
+        nn.init.constant_(self.norm.weight, gain)
+
+    def forward(self, drives: Tensor) -> Tensor:
+        """Drives of shape (time, batch, unit)."""
+        # in memory sample by sample, as the scan takes them
+        by_sample = drives.transpose(0, 1)
+        normed: Tensor = self.norm(by_sample.flatten(0, 1)).view(by_sample.shape)
+        return normed.transpose(0, 1)
+
+
+def make_norm(kind: str, n_units: int, gain: float) -> nn.Module | None:
+    """The normalisation that a spec names; its factor begins at `gain`."""
+    if kind == "none":
+        return None
+    if kind == "batch":
+        return BatchNorm(n_units, gain)
+    norm = nn.LayerNorm(n_units)
+    nn.init.constant_(norm.weight, gain)
+    return norm

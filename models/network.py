@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from snnbench.data_prep.batch import EventBatch, events_of_steps
+from snnbench.model_spec import ModelSpec, SpikingReadoutSpec
 from snnbench.models.engines import Engine
 from snnbench.models.layers import SpikingLayer
-from snnbench.models.readout import LeakyReadout
+from snnbench.models.readout import LeakyReadout, SpikingReadout
 from snnbench.models.scan import sizes_of
-from snnbench.spec import ModelSpec
 
 
 class NetworkOutput(NamedTuple):
@@ -30,8 +30,8 @@ class NetworkOutput(NamedTuple):
 class _Stretch(NamedTuple):
     """What a stretch of time steps gives."""
 
-    logits: Tensor
-    """(batch, class)."""
+    partial: Tensor
+    """The readout's part of the logits, (batch, class)."""
     spike_counts: tuple[Tensor, ...]
     states: tuple[Any, ...]
     """Of all layers and the readout after the stretch."""
@@ -56,7 +56,7 @@ class SpikingNetwork(nn.Module):
     def __init__(
         self,
         layers: list[SpikingLayer],
-        readout: LeakyReadout,
+        readout: LeakyReadout | SpikingReadout,
         *,
         recompute_steps: int | None = None,
     ) -> None:
@@ -86,18 +86,19 @@ class SpikingNetwork(nn.Module):
         gates = self._gates(n_batch, dropout)
         if self.recompute_steps is None or self.recompute_steps >= n_steps:
             stretch = self._stretch(inputs, gates, self._at_rest)
-            return NetworkOutput(stretch.logits, stretch.spike_counts)
-        logits, counts, states = [], [], self._at_rest
+            logits = self.readout.finish(stretch.partial[None], n_steps)
+            return NetworkOutput(logits, stretch.spike_counts)
+        partials, counts, states = [], [], self._at_rest
         for first in range(0, n_steps, self.recompute_steps):
             part = _steps(inputs, first, min(n_steps, first + self.recompute_steps))
             stretch = checkpoint(
                 self._stretch, part, gates, states, use_reentrant=False, preserve_rng_state=False
             )
-            logits.append(stretch.logits)
+            partials.append(stretch.partial)
             counts.append(stretch.spike_counts)
             states = stretch.states
         return NetworkOutput(
-            torch.stack(logits).max(dim=0).values,  # a readout's logit is its largest membrane
+            self.readout.finish(torch.stack(partials), n_steps),
             tuple(sum(layer[1:], layer[0]) for layer in zip(*counts, strict=False)),
         )
 
@@ -137,7 +138,7 @@ class SpikingNetwork(nn.Module):
             counts.append(result.counts)
             after.append(result.state)
         out = self.readout(inputs, state=states[-1], engine=self.engine)
-        return _Stretch(out.peaks, tuple(counts), (*after, out.state))
+        return _Stretch(out.partial, tuple(counts), (*after, out.state))
 
     def _gates(self, n_batch: int, dropout: torch.Generator | None) -> list[Tensor | None]:
         return [layer.draw_gate(n_batch, dropout) for layer in self._layers]
@@ -183,8 +184,9 @@ def build(
     """
     sizes = (n_inputs, *spec.hidden)
     layers = [SpikingLayer(below, size, spec, dt_s, generator) for below, size in pairwise(sizes)]
-    return SpikingNetwork(
-        layers,
-        LeakyReadout(spec.hidden[-1], n_outputs, spec.readout, dt_s, generator),
-        recompute_steps=recompute_steps,
-    )
+    readout: LeakyReadout | SpikingReadout
+    if isinstance(spec.readout, SpikingReadoutSpec):
+        readout = SpikingReadout(spec.hidden[-1], n_outputs, spec.readout, spec, dt_s, generator)
+    else:
+        readout = LeakyReadout(spec.hidden[-1], n_outputs, spec.readout, dt_s, generator)
+    return SpikingNetwork(layers, readout, recompute_steps=recompute_steps)

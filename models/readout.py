@@ -1,27 +1,48 @@
-"""The readout: a leaky integrator per class, whose largest membrane over time is the class's logit.
+"""Readouts: from what the last hidden layer sends to one logit per class.
 
-The units follow the hidden neurons' update without spikes and reset,
+The leaky readout has an integrator per class. Its units follow the hidden neurons' update without spikes
+and reset,
 
-    I[n + 1] = alpha I[n] + W S[n],    U[n + 1] = beta U[n] + I[n],    logit = max_n U[n],
+    I[n + 1] = alpha I[n] + W S[n],    U[n + 1] = beta U[n] + I[n],
 
-and a softmax of the logits with cross-entropy is the loss (Cramer et al. 2020; the maximum as in the
-tempotron). The maximum passes the gradient on to one time step only.
+and a class's logit is, over the steps n, the maximum of U (Cramer et al. 2020; as in the tempotron: the
+gradient goes to one step), its last value, sum or mean, or
+
+    sum_n exp(U_c[n]) / sum_k exp(U_k[n])                              (Hammouamri et al. 2024)
+
+The spiking readouts have a LIF neuron per class. With S its spikes the logit is their number, or minus the
+time of the first one,
+
+    -dt / scale * sum_n prod_{m <= n} (1 - S[m])
+
+which counts the steps before it, has the surrogate's gradient through every factor, and is the whole
+duration where no spike comes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from snnbench.model_spec import LifSpec, ModelSpec, ReadoutSpec, SpikingReadoutSpec
 from snnbench.models.engines import Engine
+from snnbench.models.kinds import decay, kind_of
 from snnbench.models.layers import initial_weight
 from snnbench.models.neurons.leaky import LEAKY, Parameters
-from snnbench.models.neurons.lif import decay
 from snnbench.models.scan import scan
-from snnbench.models.scan_types import Cell, ScanResult
-from snnbench.spec import ReadoutSpec
+from snnbench.models.scan_types import Cell
+from snnbench.models.surrogate import make_surrogate
+
+
+class ReadoutResult(NamedTuple):
+    """What a readout makes of a stretch of time steps."""
+
+    partial: Tensor
+    """For each sample and class, (batch, class); `finish` makes logits of those of all stretches."""
+    state: Any
+    """After the stretch."""
 
 
 class LeakyReadout(nn.Module):
@@ -32,7 +53,7 @@ class LeakyReadout(nn.Module):
     n_in, n_classes
         Units of the last hidden layer, classes.
     spec
-        Time constants.
+        Time constants, and what becomes of the membranes.
     dt_s
         Width of a time bin.
     generator
@@ -43,37 +64,108 @@ class LeakyReadout(nn.Module):
         self, n_in: int, n_classes: int, spec: ReadoutSpec, dt_s: float, generator: torch.Generator
     ) -> None:
         super().__init__()
-        self.cell = Cell(
-            LEAKY, Parameters(decay(dt_s, spec.tau_syn_s), decay(dt_s, spec.tau_mem_s))
-        )
+        alpha, beta = decay(dt_s, spec.tau_syn_s), decay(dt_s, spec.tau_mem_s)
+        self.cell = Cell(LEAKY, Parameters(alpha, beta))
+        self.reduce = spec.reduce
         self.weight = initial_weight(
             n_classes,
             n_in,
             gain=1.0,
             tau_mem_s=spec.tau_mem_s,
-            tau_syn_s=spec.tau_syn_s,
+            inverse_area=(1 - alpha, 1 - beta),
             dt_s=dt_s,
             generator=generator,
         )
 
     def forward(
-        self,
-        drive: Tensor,
-        *,
-        state: Any = None,
-        keep_membranes: bool = False,
-        engine: Engine = "auto",
-    ) -> ScanResult:
+        self, drive: Tensor, *, state: Any = None, engine: Engine = "auto"
+    ) -> ReadoutResult:
         """What the integrators do with a drive of shape (time, batch, class): spikes through this readout's
-        weight. The result's `peaks` are the logits.
+        weight.
         """
-        return scan(
+        peaks = self.reduce == "max"
+        result = scan(
             drive,
             None,
             None,
             self.cell,
             state=state,
-            keep_membranes=keep_membranes,
-            keep_peaks=True,
+            keep_membranes=not peaks,
+            keep_peaks=peaks,
             engine=engine,
         )
+        return ReadoutResult(
+            result.peaks if peaks else self._reduced(result.membranes), result.state
+        )
+
+    def _reduced(self, membranes: Tensor) -> Tensor:
+        if self.reduce == "last":
+            return membranes[-1]
+        if self.reduce == "softmax-sum":
+            membranes = membranes.softmax(dim=2)
+        return membranes.sum(dim=0)
+
+    def finish(self, partials: Tensor, n_steps: int) -> Tensor:
+        """Logits (batch, class) from those of all stretches, (stretch, batch, class), of `n_steps` steps."""
+        if self.reduce == "max":
+            # no copy where there is one
+            return partials[0] if len(partials) == 1 else partials.max(dim=0).values
+        if self.reduce == "last":
+            return partials[-1]
+        total = partials.sum(dim=0)
+        return total / n_steps if self.reduce == "mean" else total
+
+
+class SpikingReadout(nn.Module):
+    """LIF neurons whose spikes are counted, or whose first spike counts. Parameters as in `LeakyReadout`."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_classes: int,
+        spec: SpikingReadoutSpec,
+        model: ModelSpec,
+        dt_s: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        neuron = LifSpec(
+            tau_mem_s=spec.tau_mem_s, tau_syn_s=spec.tau_syn_s, threshold=spec.threshold
+        )
+        kind = kind_of(neuron, dt_s)
+        constants = kind.parameters(
+            {
+                "tau_mem_s": spec.tau_mem_s,
+                "tau_syn_s": spec.tau_syn_s,
+                "threshold": spec.threshold,
+            }
+        )
+        self.cell = Cell(kind.neuron, constants, make_surrogate(model.surrogate))
+        self.counts = spec.kind == "spike-count"
+        self.steps_to_logit = -dt_s / spec.scale_s
+        self.weight = initial_weight(
+            n_classes,
+            n_in,
+            gain=1.0,
+            tau_mem_s=spec.tau_mem_s,
+            inverse_area=kind.inverse_area(constants),
+            dt_s=dt_s,
+            generator=generator,
+        )
+
+    def forward(
+        self, drive: Tensor, *, state: Any = None, engine: Engine = "auto"
+    ) -> ReadoutResult:
+        """What the neurons do with a drive of shape (time, batch, class)."""
+        result = scan(
+            drive, None, None, self.cell, state=state, keep_spikes=not self.counts, engine=engine
+        )
+        if self.counts:
+            return ReadoutResult(result.counts, result.state)
+        silent = (1 - result.spikes).cumprod(dim=0)
+        return ReadoutResult(silent.sum(dim=0), result.state)
+
+    def finish(self, partials: Tensor, n_steps: int) -> Tensor:
+        """Logits (batch, class); with first-spike there is one stretch only, see `snnbench.spec`."""
+        total = partials.sum(dim=0)
+        return total if self.counts else total * self.steps_to_logit

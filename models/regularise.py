@@ -15,7 +15,8 @@ def activity_loss(spike_counts: Sequence[Tensor], spec: ActivitySpec) -> Tensor:
 
     With z_i the mean count of unit i over the batch, a layer adds
     lower_strength * mean_i relu(lower - z_i)^2 + upper_strength * relu(mean_i z_i - upper)^2:
-    the lower bound holds for every unit, the upper one for the layer's mean.
+    the lower bound holds for every unit, the upper one for the layer's mean, unless the spec's scopes say
+    otherwise.
 
     Parameters
     ----------
@@ -26,7 +27,11 @@ def activity_loss(spike_counts: Sequence[Tensor], spec: ActivitySpec) -> Tensor:
     """
     total = spike_counts[0].new_zeros(())
     for counts in spike_counts:
-        mean = counts.mean(dim=0)
-        total = total + spec.lower_strength * torch.relu(spec.lower - mean).square().mean()
-        total = total + spec.upper_strength * torch.relu(mean.mean() - spec.upper).square()
+        units = counts.mean(dim=0)
+        low, high = (
+            units if scope == "unit" else units.mean()
+            for scope in (spec.lower_scope, spec.upper_scope)
+        )
+        total = total + spec.lower_strength * torch.relu(spec.lower - low).square().mean()
+        total = total + spec.upper_strength * torch.relu(high - spec.upper).square().mean()
     return total

@@ -143,6 +143,7 @@ def scan(
             _one(gate),
             first[:, None],
             keep,
+            through_recurrence=cell.gradient_through_recurrence,
         )
         result = one_replica(result, 0)
         return result._replace(
@@ -164,6 +165,7 @@ def scan(
             cell.surrogate.slope if cell.surrogate else 0.0,
             n_steps,
             name_of(recipe),
+            cell.gradient_through_recurrence,
             engine,
             ",".join(sorted(keep)),
         )

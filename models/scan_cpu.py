@@ -208,6 +208,7 @@ def backward(
     *,
     n_steps: int,
     n_batch: int,
+    through_recurrence: bool,
     needs: Needs,
 ) -> Gradients:
     """Gradients by everything that went into `forward`.
@@ -231,7 +232,7 @@ def backward(
             "padded": padded,
             "n_outgoing": 0 if inputs.outgoing is None else len(inputs.outgoing),
             "group": group,
-            "recurrent": _panels(inputs.recurrent),
+            "recurrent": _panels(inputs.recurrent) if through_recurrence else None,
             "outgoing": _panels(inputs.outgoing),
             "parameters": _pad(inputs.parameters, padded),
             "gate": _contiguous(inputs.gate),

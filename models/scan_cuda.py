@@ -141,6 +141,7 @@ def backward(
     grad_membranes: Tensor | None,
     grad_last: Tensor | None,
     *,
+    through_recurrence: bool = True,
     launch: Launch | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Gradients by the drive, the recurrent weights, the parameters, and the state before the first step.
@@ -162,6 +163,8 @@ def backward(
         These or `kept` tell the number of steps, so one of them has to be there.
     grad_last
         Gradients by the last state, (part, replica, batch, unit), or None.
+    through_recurrence
+        Whether the gradient goes through recurrent weights to earlier spikes.
 
     Raises
     ------
@@ -175,14 +178,15 @@ def backward(
     sequences = (*kept, spikes, grad_spikes, grad_membranes)
     assert n_steps > 0
     assert all(t.shape == like.shape for t in sequences if t is not None)
-    launch = launch or _launch(like, recurrent)
+    back_through = recurrent if through_recurrence else None
+    launch = launch or _launch(like, back_through)
     grad_drive = torch.empty(like.shape, dtype=like.dtype, device=like.device)
     # where weights are streamed, sums and adjoints live here from the first step on
     make = like.new_zeros if launch.streamed else like.new_empty
     sums = make(len(recipe.parameter_gradients), n_replicas, n_batch, n_units)
     grad_first = make(len(recipe.neuron.State._fields), n_replicas, n_batch, n_units)
     arguments = {
-        "recurrent": recurrent,
+        "recurrent": back_through,
         "constants": parameters.contiguous(),
         "gate": _contiguous(gate),
         "slope": slope if isinstance(slope, Tensor) else like.new_full((n_replicas,), slope),

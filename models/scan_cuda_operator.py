@@ -41,6 +41,8 @@ def scan_on_gpu(
     gate: Tensor | None,
     state: Tensor,
     keep: Collection[str],
+    *,
+    through_recurrence: bool = True,
 ) -> ScanResult:
     """Replicas of a layer in all time steps; as in `ScanResult`, with an axis `replica` in front of all.
 
@@ -52,6 +54,8 @@ def scan_on_gpu(
         Weights to the next layer, (replica, unit of the next layer, unit), or None.
     keep
         `membrane` and `peaks` where they are to be returned; `for-backward` where a gradient is wanted.
+    through_recurrence
+        Whether the gradient goes through recurrent weights to earlier spikes.
     """
     slope = recipe.surrogate.slope if recipe.surrogate else 0.0
     spiking = recipe.neuron.distance is not None
@@ -68,6 +72,7 @@ def scan_on_gpu(
             slope,
             name_of(recipe),
             ",".join(sorted(names)),
+            through_recurrence,
         )
     )
     n_outgoing = 0 if outgoing is None or not spiking else outgoing.shape[1]
@@ -103,6 +108,7 @@ def _operator(
     slope: float,
     recipe: str,
     keep: str,
+    through_recurrence: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`Outputs`, in their order. `recipe` is a name of models/known_recipes.py, `keep` names with commas."""
     known_recipe = recipe_called(recipe)
@@ -131,6 +137,7 @@ def _(
     slope: float,
     recipe: str,
     keep: str,
+    through_recurrence: bool,
 ) -> tuple[Tensor, ...]:
     names = _names(recipe_called(recipe), keep)
     out = _empty_outputs(recipe_called(recipe), drive, state, names)
@@ -157,6 +164,7 @@ def _backward_operator(
     slope: float,
     recipe: str,
     keep: str,
+    through_recurrence: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients by drive, recurrent weights (empty without), parameters and first state."""
     known_recipe = recipe_called(recipe)
@@ -176,6 +184,7 @@ def _backward_operator(
         grad_spikes,
         grad_membranes,
         grad_last,
+        through_recurrence=through_recurrence,
     )
     grad_parameters = torch.zeros_like(parameters)
     for name, grad in zip(known_recipe.parameter_gradients, wanted, strict=True):
@@ -203,6 +212,7 @@ def _(
     slope: float,
     recipe: str,
     keep: str,
+    through_recurrence: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     neuron = recipe_called(recipe).neuron
     n_replicas, n_batch, _, n_units = membranes.shape

@@ -31,6 +31,7 @@ def scan_operator(
     slope: float,
     n_steps: int,
     recipe: str,
+    through_recurrence: bool,
     engine: str,
     keep: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -48,6 +49,8 @@ def scan_operator(
         Number of time steps.
     recipe
         A name from `snnbench.models.known_recipes`.
+    through_recurrence
+        Whether the gradient goes through recurrent weights to earlier spikes.
     engine
         A resolved engine.
     keep
@@ -79,6 +82,7 @@ def _(
     slope: float,
     n_steps: int,
     recipe: str,
+    through_recurrence: bool,
     engine: str,
     keep: str,
 ) -> tuple[Tensor, ...]:
@@ -88,7 +92,7 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     out = Outputs(*output)
-    *tensors, _, slope, n_steps, recipe, engine, keep = inputs
+    *tensors, _, slope, n_steps, recipe, through_recurrence, engine, keep = inputs
     by_name = Inputs(*tensors)
     if by_name.weight is None:
         # a drive goes straight through: its gradient does not read it
@@ -96,7 +100,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)  # what nobody asked about is not filled with zeros
     ctx.mark_non_differentiable(out.bits, out.peak_steps)
     ctx.save_for_backward(*tensors, out.membranes, out.others, out.bits, out.peak_steps)
-    ctx.numbers = (slope, n_steps, recipe, engine, keep)
+    ctx.numbers = (slope, n_steps, recipe, through_recurrence, engine, keep)
 
 
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -139,6 +143,7 @@ def backward_operator(
     slope: float,
     n_steps: int,
     recipe: str,
+    through_recurrence: bool,
     engine: str,
     keep: str,
     needs_rows: bool,
@@ -162,6 +167,7 @@ def backward_operator(
         Asked(grad_spikes, grad_counts, grad_projected, grad_membranes, grad_last, grad_peaks),
         n_steps=n_steps,
         n_batch=membranes.shape[0],
+        through_recurrence=through_recurrence,
         needs=Needs(needs_rows, needs_weight, needs_recurrent, needs_outgoing),
     )
     return tuple(parameters.new_empty(0) if g is None else g for g in found)  # type: ignore[return-value]
@@ -190,6 +196,7 @@ def _(
     slope: float,
     n_steps: int,
     recipe: str,
+    through_recurrence: bool,
     engine: str,
     keep: str,
     needs_rows: bool,

@@ -37,7 +37,8 @@ def scan_drive(
         all_spikes.append(sent)
         all_membranes.append(state.membrane)
         if recurrent_weight is not None:
-            drive_n = torch.addmm(drive_n, sent, recurrent_weight.t())
+            heard = sent if cell.gradient_through_recurrence else sent.detach()
+            drive_n = torch.addmm(drive_n, heard, recurrent_weight.t())
         reset_by = spikes if cell.gradient_through_reset else spikes.detach()
         state = neuron.step(drive_n, spikes, state, p, make_reset(cell.reset, reset_by))
     membranes, sent_by_all = torch.stack(all_membranes), torch.stack(all_spikes)

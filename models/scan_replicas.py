@@ -136,6 +136,7 @@ def scan_replicas(
         None if gate is None else gate.to(like.dtype),
         first,
         keep,
+        through_recurrence=cell.gradient_through_recurrence,
     )
 
 

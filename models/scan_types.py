@@ -27,6 +27,8 @@ class Cell:
     reset: ResetMode = "subtract"
     gradient_through_reset: bool = False
     """Whether the backward pass also goes through the reset's spike."""
+    gradient_through_recurrence: bool = True
+    """Whether it goes through recurrent weights to earlier spikes; these weights learn all the same."""
 
     def __post_init__(self) -> None:
         if self.reset not in get_args(ResetMode):

@@ -16,7 +16,8 @@ from torch import Tensor
 from snnbench.errors import SnnbenchError
 from snnbench.models.network import SpikingNetwork, build
 from snnbench.paths import write_bytes
-from snnbench.spec import RunSpec, describe_validation_error
+from snnbench.spec import RunSpec
+from snnbench.spec_base import describe_validation_error
 
 
 class TensorFile(NamedTuple):

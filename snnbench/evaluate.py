@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from snnbench.data_prep.loader import SpikeLoader
 from snnbench.data_prep.spikes import Spikes
@@ -40,7 +43,7 @@ def predict_loader(
     predictions = np.empty(len(loader), dtype=np.uint16)
     n_steps, input_spikes = 0, 0
     hidden_spikes = np.zeros(len(network.layers))
-    with deterministic(), torch.inference_mode():
+    with deterministic(), evaluating(network), torch.inference_mode():
         for batch in loader.event_batches(batch_size):
             output = network(batch)
             predictions[batch.indices.numpy()] = output.logits.argmax(dim=1).cpu().numpy()
@@ -56,13 +59,29 @@ def predict_loader(
     return Evaluation(predictions, Operations(spikes=spikes, **work._asdict()))
 
 
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """A network's normalisations take the figures that they gathered in training, and gather none."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
 def sizes_of(network: SpikingNetwork) -> list[LayerSize]:
     """Sizes of the layers that a network really has, the readout last."""
     layers = [layer for layer in network.layers if isinstance(layer, SpikingLayer)]
     weights = [*(layer.weight for layer in layers), network.readout.weight]
     recurrent = [*(layer.recurrent_weight is not None for layer in layers), False]
     names = [*network.layer_names, "readout"]
-    return [
+    parts: list[nn.Module] = [*layers, network.readout]
+    sizes = [
         LayerSize(name, w.shape[1], w.shape[0], own)
         for name, w, own in zip(names, weights, recurrent, strict=True)
+    ]
+    return [
+        size._replace(n_others=sum(p.numel() for p in part.parameters()) - size.n_parameters)
+        for size, part in zip(sizes, parts, strict=True)
     ]

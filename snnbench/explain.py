@@ -9,16 +9,24 @@ from __future__ import annotations
 from typing import Any
 
 from snnbench.memory import estimate_memory
+from snnbench.model_spec import (
+    LifSpec,
+    PerUnit,
+    ReadoutSpec,
+    SpikingReadoutSpec,
+    SurrogateSpec,
+)
+from snnbench.models.kinds import AnySpec, constants_of, decay, kind_of, middle
 from snnbench.models.neuron import Neuron, make_reset
-from snnbench.models.neurons import leaky, lif
-from snnbench.models.surrogate import DERIVATIVES
+from snnbench.models.neurons import leaky
+from snnbench.models.surrogate import make_surrogate
 from snnbench.sizes import count_operations, layer_sizes
-from snnbench.spec import ActivitySpec, NeuronSpec, ReadoutSpec, RunSpec, SurrogateSpec
+from snnbench.spec import RunSpec, TrainSpec
 
 ASSUMED_RATE_HZ = 10.0
 """Mean rate of every input and hidden unit where operations and memory are told without data."""
 
-_LETTERS = {"current": "I", "membrane": "U", "adaptation": "w"}
+_LETTERS = {"current": "I", "membrane": "U", "adaptation": "w", "refractory": "R"}
 _RESETS = {
     "subtract": "a spike takes the threshold off the membrane",
     "zero": "a spike sets the membrane to zero",
@@ -45,29 +53,53 @@ def explain(spec: RunSpec) -> dict[str, Any]:
             }
             for size in layer_sizes(spec)
         ],
-        "neuron": explain_neuron(spec.model.neuron, dt_s, recurrent=spec.model.recurrent),
+        "neuron": explain_neuron(
+            spec.model.neuron, dt_s, recurrent=spec.model.recurrent, norm=spec.model.norm
+        ),
         "surrogate": explain_surrogate(spec.model.surrogate),
         "readout": explain_readout(spec.model.readout, dt_s),
-        "loss": explain_loss(spec.train.activity),
+        "loss": explain_loss(spec.train),
         "per_sample": _per_sample(spec),
         "memory": _memory(spec),
     }
 
 
-def explain_neuron(spec: NeuronSpec, dt_s: float, *, recurrent: bool) -> dict[str, Any]:
+def explain_neuron(
+    spec: AnySpec, dt_s: float, *, recurrent: bool, norm: str = "none"
+) -> dict[str, Any]:
     """Kind, equations and time constants of the hidden units."""
-    kind, constants = lif.LIF, lif.parameters_from_spec(spec, dt_s)
-    drive = "D[n] = W S_in[n] + V S[n]" if recurrent else "D[n] = W S_in[n]"
-    distance = _in_letters(kind, constants)[1]
+    kind, constants = kind_of(spec, dt_s), _typical_constants(spec, dt_s)
+    from_below = "W S_in[n]" if norm == "none" else f"{norm}_norm(W S_in[n])"
+    drive = f"D[n] = {from_below}" + " + V S[n]" * recurrent
+    distance = _in_letters(kind.neuron, constants)[1]
     return {
         "kind": spec.kind,
-        "equations": [drive, *_step_equations(kind, constants, spec.reset)],
+        "equations": [drive, *_step_equations(kind.neuron, constants, spec.reset)],
         "spike": f"S[n] = 1 where x = {distance} > 0, else 0",
         "reset": _RESETS[spec.reset]
         + ("" if spec.gradient_through_reset else "; the gradient does not go through that"),
         "constants": _numbers(constants),
         "time_constants": _time_constants(spec, dt_s),
+        "per_unit": {
+            name: _range_text(c) for name, c in constants_of(spec).items() if isinstance(c, PerUnit)
+        },
     }
+
+
+def _typical_constants(spec: AnySpec, dt_s: float) -> Any:
+    """Constants of a unit in the middle of all ranges."""
+    return kind_of(spec, dt_s).parameters(
+        {name: middle(constant) for name, constant in constants_of(spec).items()}
+    )
+
+
+def _range_text(c: PerUnit) -> str:
+    first = {
+        "uniform": "drawn uniformly",
+        "gamma": f"drawn from a gamma distribution, mean {c.mean:g}" if c.mean else "",
+        "middle": "from the middle",
+    }
+    return f"{first[c.draw]} of {c.low:g} to {c.high:g}" + (", learned" if c.learned else "")
 
 
 def explain_surrogate(spec: SurrogateSpec) -> dict[str, Any]:
@@ -75,36 +107,64 @@ def explain_surrogate(spec: SurrogateSpec) -> dict[str, Any]:
     import sympy
 
     x = sympy.Symbol("x", real=True)
-    derivative = DERIVATIVES[spec.kind](x, _number(spec.slope))
-    return {"kind": spec.kind, "slope": spec.slope, "formula": f"dS/dx = {_formula(derivative)}"}
-
-
-def explain_readout(spec: ReadoutSpec, dt_s: float) -> dict[str, Any]:
-    """Equations and time constants of the output units."""
-    constants = leaky.Parameters(lif.decay(dt_s, spec.tau_syn_s), lif.decay(dt_s, spec.tau_mem_s))
-    steps = _step_equations(leaky.LEAKY, constants, "subtract")
+    derivative = make_surrogate(spec).derivative(x, _number(spec.slope))
     return {
         "kind": spec.kind,
-        "equations": ["D[n] = W S[n]", *steps],
-        "logit": f"{spec.reduce} of U[n] over all steps n",
+        "slope": spec.slope,
+        "peak": spec.peak,
+        "formula": f"dS/dx = {_formula(derivative)}",
+    }
+
+
+def explain_readout(spec: ReadoutSpec | SpikingReadoutSpec, dt_s: float) -> dict[str, Any]:
+    """Equations and time constants of the output units, and what of them is a logit."""
+    kind: Neuron
+    if isinstance(spec, SpikingReadoutSpec):
+        neuron = LifSpec(**{k: getattr(spec, k) for k in ("tau_mem_s", "tau_syn_s", "threshold")})
+        kind, constants = kind_of(neuron, dt_s).neuron, _typical_constants(neuron, dt_s)
+        logit = {
+            "spike-count": "number of spikes",
+            "first-spike": f"minus the time of the first spike in units of {spec.scale_s:g} s",
+        }[spec.kind]
+    else:
+        kind = leaky.LEAKY
+        constants = leaky.Parameters(decay(dt_s, spec.tau_syn_s), decay(dt_s, spec.tau_mem_s))
+        of = "softmax over classes of U[n]" if spec.reduce == "softmax-sum" else "U[n]"
+        logit = f"{spec.reduce.removeprefix('softmax-')} of {of} over all steps n"
+    return {
+        "kind": spec.kind,
+        "equations": ["D[n] = W S[n]", *_step_equations(kind, constants, "subtract")],
+        "logit": logit,
         "constants": _numbers(constants),
         "time_constants": _time_constants(spec, dt_s),
     }
 
 
-def explain_loss(activity: ActivitySpec) -> list[str]:
+def explain_loss(train: TrainSpec) -> list[str]:
     """Terms of the loss; z is a unit's mean number of spikes per sample."""
-    terms = ["cross-entropy of softmax(logits) with the class, mean over the batch"]
-    if activity.lower_strength:
-        terms.append(
-            f"{activity.lower_strength:g} * mean over units of max(0, {activity.lower:g} - z)^2"
-            ", for every hidden layer"
-        )
-    if activity.upper_strength:
-        terms.append(
-            f"{activity.upper_strength:g} * max(0, mean of z over units - {activity.upper:g})^2"
-            ", for every hidden layer"
-        )
+    first = "cross-entropy of softmax(logits) with the class, mean over the batch"
+    if train.label_smoothing:
+        first += f"; {train.label_smoothing:g} of a label is spread over all classes"
+    if train.loss == "tempotron":
+        first = "1 - logit of the class, logit - 1 of others, where positive; mean over the batch"
+    activity, terms = train.activity, [first]
+    for strength, scope, unit, layer in (
+        (
+            activity.lower_strength,
+            activity.lower_scope,
+            f"mean over units of max(0, {activity.lower:g} - z)^2",
+            f"max(0, {activity.lower:g} - mean of z over units)^2",
+        ),
+        (
+            activity.upper_strength,
+            activity.upper_scope,
+            f"mean over units of max(0, z - {activity.upper:g})^2",
+            f"max(0, mean of z over units - {activity.upper:g})^2",
+        ),
+    ):
+        if strength:
+            term = unit if scope == "unit" else layer
+            terms.append(f"{strength:g} * {term}, for every hidden layer")
     return terms
 
 
@@ -182,9 +242,10 @@ def _numbers(constants: Any) -> dict[str, float]:
     return {name: float(value) for name, value in constants._asdict().items()}
 
 
-def _time_constants(spec: NeuronSpec | ReadoutSpec, dt_s: float) -> list[dict[str, Any]]:
-    taus = {name: value for name, value in spec.model_dump().items() if name.startswith("tau_")}
+def _time_constants(spec: Any, dt_s: float) -> list[dict[str, Any]]:
+    names = [name for name in type(spec).model_fields if name.startswith("tau_")]
+    taus = {name: middle(getattr(spec, name)) for name in names}
     return [
-        {"name": name, "seconds": tau, "steps": tau / dt_s, "decay_per_step": lif.decay(dt_s, tau)}
+        {"name": name, "seconds": tau, "steps": tau / dt_s, "decay_per_step": decay(dt_s, tau)}
         for name, tau in taus.items()
     ]

@@ -11,10 +11,11 @@ With T time steps, B samples in a batch, and n units in a layer, all in float32,
 
 where `kept` and `passing` are what an engine holds for each step, sample and unit: see `ENGINES`. What a
 neuron's adjoint reads is part of `kept`: of a LIF neuron the membrane, with reset to zero and a gradient
-through it the current, too (`snnbench.models.derivation`). With `train.recompute_steps` = K the backward pass
-computes K steps at a time anew: T becomes K, the states between these stretches are kept, the events of all
-stretches once more, and of one layer what an earlier stretch kept. Validation has no backward pass; it holds
-what one layer receives and what it sends.
+through it the current, too (`snnbench.models.derivation`). A normalisation keeps drives besides, and the
+input made dense; what a readout keeps depends on its kind (`_floats`). With `train.recompute_steps` = K the
+backward pass computes K steps at a time anew: T becomes K, the states between these stretches are kept, the
+events of all stretches once more, and of one layer what an earlier stretch kept. Validation has no backward
+pass; it holds what one layer receives and what it sends.
 
 On a GPU spikes and saving count for nothing: they are the host's. What PyTorch, the kernels and the
 interpreter take themselves, some hundred MiB, is in no formula: it is there before we look at what is free.
@@ -27,7 +28,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from snnbench.errors import SnnbenchError
+from snnbench.model_spec import PerUnit
 from snnbench.models.derivation import Recipe, derive
+from snnbench.models.kinds import constants_of, kind_of, middle
 from snnbench.models.neurons.leaky import LEAKY
 from snnbench.models.neurons.lif import LIF
 from snnbench.models.surrogate import make_surrogate
@@ -149,7 +152,7 @@ def estimate_memory(
     engine
         A key of `ENGINES`.
     """
-    sizes, floats = layer_sizes(spec), ENGINES[engine]
+    sizes, floats = layer_sizes(spec), _floats(spec, engine)
     n_weights = _FLOAT * sum(size.n_parameters for size in sizes)
     n_batch = spec.train.batch_size
     stretch = min(spec.train.recompute_steps or spec.n_steps, spec.n_steps)
@@ -173,6 +176,28 @@ def estimate_memory(
     )
 
 
+def _floats(spec: RunSpec, engine: str) -> Floats:
+    """What an engine holds, and what this model's normalisation and readout hold beside it."""
+    floats, readout = ENGINES[engine], spec.model.readout
+    if readout.kind == "leaky":
+        if readout.reduce != "max":
+            # membranes, and what a softmax makes of them
+            n = max(1, floats.readout) + (readout.reduce == "softmax-sum")
+            floats = floats._replace(readout=n)
+    else:
+        # spikes one by one, and the product of their complements
+        floats = floats._replace(readout=floats.kept + 2 * (readout.kind == "first-spike"))
+    if spec.model.norm == "none":
+        return floats
+    # drives before normalisation, and after it; dense, since a normalisation sees all of them
+    return floats._replace(
+        kept=floats.kept + 1,
+        received=floats.received + 1,
+        passing=floats.passing + 1,
+        dense_input=True,
+    )
+
+
 def _activations(
     spec: RunSpec, sizes: list[LayerSize], floats: Floats, stretch: int, held: int
 ) -> dict[str, int]:
@@ -193,16 +218,28 @@ def _activations(
 
 
 def _recipes(spec: RunSpec) -> tuple[Recipe, Recipe]:
-    """What hidden layers and the readout compute; their constants are numbers, and not learnt."""
-    neuron = spec.model.neuron
+    """What hidden layers and the readout compute, the latter with constants that are numbers."""
+    neuron, surrogate = spec.model.neuron, make_surrogate(spec.model.surrogate)
+    kind, given = kind_of(neuron, spec.train.dt_s), constants_of(neuron)
+    here = kind.parameters({name: middle(c) for name, c in given.items()})
+    # what a learned constant goes into is what changes with it
+    there = kind.parameters(
+        {
+            name: c.high if isinstance(c, PerUnit) and c.learned else middle(c)
+            for name, c in given.items()
+        }
+    )
+    learned = tuple(name for name, a, b in zip(here._fields, here, there, strict=True) if a != b)
     hidden = Recipe(
-        LIF,
-        make_surrogate(spec.model.surrogate),
+        kind.neuron,
+        surrogate,
         neuron.reset,
         neuron.gradient_through_reset,
-        parameter_gradients=(),
+        parameter_gradients=learned,
     )
-    return hidden, Recipe(LEAKY, None, "subtract", False, parameter_gradients=())
+    if spec.model.readout.kind == "leaky":
+        return hidden, Recipe(LEAKY, None, "subtract", False, parameter_gradients=())
+    return hidden, Recipe(LIF, surrogate, "subtract", False, parameter_gradients=())
 
 
 def _partial_sums(sizes: list[LayerSize]) -> int:

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import Counts
 from snnbench.paths import write_bytes, write_text
-from snnbench.spec import RunSpec, describe_validation_error
+from snnbench.spec import RunSpec
+from snnbench.spec_base import describe_validation_error
 
 
 class _Schema(BaseModel):

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from snnbench.data_prep.loader import SpikeLoader
+from snnbench.evaluate import evaluating
 from snnbench.models.network import SpikingNetwork
 from snnbench.seeding import deterministic
 from snnbench.sizes import EVALUATION_BATCH
@@ -59,7 +60,7 @@ def take_snapshot(network: SpikingNetwork, loader: SpikeLoader, duration_s: floa
     """
     n = min(len(loader), EVALUATION_BATCH)
     indices = torch.arange(n) * len(loader) // n
-    with deterministic(), torch.inference_mode():
+    with deterministic(), evaluating(network), torch.inference_mode():
         batch = loader.event_batch(indices)
         hidden = dict(zip(network.layer_names, network.hidden_spikes(batch), strict=True))
         logits = network(batch).logits

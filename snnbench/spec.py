@@ -7,40 +7,17 @@ seconds, rates in hertz.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from snnbench.errors import UsageError, unknown_name
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class Spec(BaseModel):
-    """Base of all specs: immutable, strict about its keys, with a digest over canonical JSON."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def canonical_json(self) -> str:
-        """JSON of what differs from the defaults, with sorted keys and no spaces.
-
-        Equal specs give equal text. A key that a later version adds, with a default that means
-        "as before", changes no digest; therefore a default never changes.
-        """
-        kept = self.model_dump(mode="json", exclude_defaults=True)
-        return json.dumps(kept, sort_keys=True, separators=(",", ":"))
-
-    @property
-    def digest(self) -> str:
-        """Hex sha256 of the canonical JSON."""
-        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+from snnbench.model_spec import ModelSpec, PerUnit
+from snnbench.spec_base import Model, Spec, validated, with_overrides
 
 
 class DataPins(Spec):
@@ -79,71 +56,19 @@ class TaskSpec(Spec):
     pins: DataPins = DataPins()
 
 
-class NeuronSpec(Spec):
-    """Current-based leaky integrate-and-fire neuron (Neftci, Mostafa & Zenke 2019, eqs. 4-6)."""
-
-    kind: Literal["lif"] = "lif"
-    tau_mem_s: float = Field(default=20e-3, gt=0)
-    tau_syn_s: float = Field(default=10e-3, gt=0)
-    threshold: float = Field(default=1.0, gt=0)
-    reset: Literal["subtract", "zero"] = "subtract"
-    """`subtract` takes the threshold off the membrane after a spike, `zero` sets it to zero."""
-    gradient_through_reset: bool = False
-    """Whether the backward pass also goes through the reset's spike (Zenke & Vogels 2021)."""
-
-
-class SurrogateSpec(Spec):
-    """Derivative used for the spike in the backward pass."""
-
-    kind: Literal["superspike", "sigmoid", "triangle", "boxcar", "gaussian"] = "superspike"
-    """With x = u - threshold. superspike: 1 / (1 + slope |x|)^2; sigmoid: 4 s (1 - s) with
-    s = 1 / (1 + exp(-slope x)); triangle: max(0, 1 - slope |x|); boxcar: 1 where |x| < 1 / (2 slope);
-    gaussian: exp(-(slope x)^2 / 2). Each is 1 at threshold (models/surrogate.py)."""
-    slope: float = Field(default=100.0, gt=0)
-
-
-class ReadoutSpec(Spec):
-    """Leaky integrators without spikes, one per class; logits are their maximum over time."""
-
-    kind: Literal["leaky"] = "leaky"
-    tau_mem_s: float = Field(default=20e-3, gt=0)
-    tau_syn_s: float = Field(default=10e-3, gt=0)
-    reduce: Literal["max"] = "max"
-
-
-class ModelSpec(Spec):
-    """A spiking network: stacked layers of `hidden` sizes and a leaky readout."""
-
-    name: str
-    hidden: tuple[int, ...] = Field(default=(128,), min_length=1)
-    recurrent: bool = False
-    neuron: NeuronSpec = NeuronSpec()
-    surrogate: SurrogateSpec = SurrogateSpec()
-    readout: ReadoutSpec = ReadoutSpec()
-    input_gain: float = Field(default=1.0, gt=0)
-    """Scale of the initial feedforward weights; for the whole formula see models/layers.py."""
-    recurrent_gain: float = Field(default=1.0, ge=0)
-    """Scale of the initial recurrent weights, likewise."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Probability with which a hidden unit is silenced for a whole sample in training."""
-
-    @model_validator(mode="after")
-    def _sizes_positive(self) -> Self:
-        if any(size < 1 for size in self.hidden):
-            raise ValueError(f"hidden: every layer needs at least one unit, got {self.hidden}")
-        return self
-
-
 class ActivitySpec(Spec):
     """Activity regularisers of Cramer et al. 2020 on mean spike counts z per sample and layer.
 
-    Loss += lower_strength * mean_i relu(lower - z_i)^2 + upper_strength * relu(mean_i z_i - upper)^2.
+    Loss += lower_strength * mean_i relu(lower - z_i)^2 + upper_strength * relu(mean_i z_i - upper)^2, with
+    the mean over units inside where the scope is `layer`, and outside where it is `unit`.
     """
 
     lower_strength: float = Field(default=0.0, ge=0)
     lower: float = Field(default=0.01, ge=0)
     upper_strength: float = Field(default=0.0, ge=0)
     upper: float = Field(default=100.0, ge=0)
+    lower_scope: Literal["unit", "layer"] = "unit"
+    upper_scope: Literal["unit", "layer"] = "layer"
 
 
 class AugmentSpec(Spec):
@@ -185,11 +110,22 @@ class TrainSpec(Spec):
     epochs: int = Field(default=50, ge=1)
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better validation accuracy; None never stops early."""
-    optimiser: Literal["adam", "adamax"] = "adam"
+    loss: Literal["cross-entropy", "tempotron"] = "cross-entropy"
+    """tempotron: how far the class's logit is below 1, and every other one above (models/losses.py)."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a label that is spread evenly over all classes; of cross-entropy only."""
+    optimiser: Literal["adam", "adamax", "adamw", "sgd", "rmsprop"] = "adam"
+    """sgd has Nesterov momentum betas[0]; rmsprop averages squares with betas[1]."""
     lr: float = Field(default=1e-3, gt=0, le=100)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
+    """Of the learning rate, from epoch to epoch: half a cosine towards 0; or up to `lr` in the first three
+    tenths and down again (Smith & Topin 2019, as in PyTorch)."""
+    warmup_epochs: int = Field(default=0, ge=0)
+    """In the first epochs the learning rate is multiplied by 1 / (n + 1), 2 / (n + 1), ..."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Validate, keep and test an exponential moving average of the weights, with this factor per step."""
     gradient_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole gradient; None leaves it as it is."""
     recompute_steps: int | None = Field(default=None, ge=1)
@@ -210,16 +146,33 @@ class RunSpec(Spec):
 
     @model_validator(mode="after")
     def _decays_fit_the_bin(self) -> Self:
-        for where, tau_s in (
-            ("model.neuron.tau_mem_s", self.model.neuron.tau_mem_s),
-            ("model.neuron.tau_syn_s", self.model.neuron.tau_syn_s),
-            ("model.readout.tau_mem_s", self.model.readout.tau_mem_s),
-            ("model.readout.tau_syn_s", self.model.readout.tau_syn_s),
+        for part, spec in (("neuron", self.model.neuron), ("readout", self.model.readout)):
+            for name in type(spec).model_fields:
+                value = getattr(spec, name)
+                tau_s = value.low if isinstance(value, PerUnit) else value
+                if name.startswith("tau_") and tau_s < self.train.dt_s:
+                    raise ValueError(
+                        f"model.{part}.{name} = {tau_s} s is shorter than the bin train.dt_s ="
+                        f" {self.train.dt_s} s; take a smaller bin or a longer time constant"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _stretches_make_a_whole(self) -> Self:
+        if self.train.recompute_steps is None:
+            return self
+        for key, value, why in (
+            ("model.norm", self.model.norm == "batch", "which takes its mean over all steps"),
+            (
+                "model.readout.kind",
+                self.model.readout.kind == "first-spike",
+                "which looks at all steps at once",
+            ),
         ):
-            if tau_s < self.train.dt_s:
+            if value:
                 raise ValueError(
-                    f"{where} = {tau_s} s is shorter than the bin train.dt_s = {self.train.dt_s} s;"
-                    " take a smaller bin or a longer time constant"
+                    f"train.recompute_steps cuts time into stretches, and {key} is one {why};"
+                    " take one of them only"
                 )
         return self
 
@@ -248,9 +201,9 @@ class ZooEntry(Spec):
     source: str
     model: dict[str, Any]
     train: dict[str, Any]
-    override: dict[str, dict[str, Any]] = {}
+    override: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Per task: dotted keys as in `--set`, for example {"hd": {"train.epochs": 60}}."""
-    search: dict[str, dict[str, Any]] = {}
+    search: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Hyperparameter search space: dotted key to {low, high, log} or {choices}."""
 
     def specs(self, task: str, overrides: Mapping[str, Any]) -> tuple[ModelSpec, TrainSpec]:
@@ -364,57 +317,3 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             overrides[key.strip()] = text.strip()
     return overrides
-
-
-def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a nested mapping with dotted keys set; unknown keys are left to validation."""
-    result: dict[str, Any] = json.loads(json.dumps(tree))
-    for key, value in overrides.items():
-        *parents, leaf = key.split(".")
-        node = result
-        for depth, part in enumerate(parents):
-            child = node.setdefault(part, {})
-            if not isinstance(child, dict):
-                raise UsageError(f"{key}: {'.'.join(parents[: depth + 1])} has no keys of its own")
-            node = child
-        node[leaf] = value
-    return result
-
-
-def validated(kind: type[Model], data: Any, where: str) -> Model:
-    """`kind` made from `data`, or an error naming the key's path and what was found there."""
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise UsageError(describe_validation_error(kind, error, where)) from None
-
-
-def describe_validation_error(kind: type[BaseModel], error: ValidationError, where: str) -> str:
-    """One line per problem: dotted path, what is wrong, what was found, near names."""
-    lines = []
-    for problem in error.errors():
-        path = ".".join([where, *map(str, problem["loc"])])
-        if problem["type"] == "extra_forbidden":
-            known = _fields_at(kind, problem["loc"][:-1])
-            lines.append(
-                str(unknown_name("key", path, [f"{path.rpartition('.')[0]}.{k}" for k in known]))
-            )
-        elif problem["type"] == "value_error":
-            lines.append(f"{where}: {problem['ctx']['error']}")
-        elif problem["type"] == "missing":
-            lines.append(f"{path}: is missing")
-        else:
-            lines.append(f"{path}: {problem['msg'].lower()}, found {problem['input']!r}")
-    return "\n".join(lines)
-
-
-def _fields_at(kind: type[BaseModel], path: Iterable[Any]) -> list[str]:
-    for part in path:
-        field = kind.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if isinstance(annotation, UnionType):  # `Model | None`
-            annotation = next(iter(get_args(annotation)))
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        kind = annotation
-    return list(kind.model_fields)

@@ -18,6 +18,7 @@ import io
 import math
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,10 +36,11 @@ from snnbench.data_prep.batch import EventBatch
 from snnbench.data_prep.loader import SpikeLoader
 from snnbench.data_prep.spikes import Spikes
 from snnbench.errors import SnnbenchError
-from snnbench.evaluate import predict_loader
+from snnbench.evaluate import evaluating, predict_loader
 from snnbench.memory import estimate_training, require_memory
 from snnbench.metrics import Counts, count_correct
 from snnbench.models.engines import Engine, require_engine
+from snnbench.models.losses import make_loss
 from snnbench.models.network import SpikingNetwork
 from snnbench.models.regularise import activity_loss
 from snnbench.paths import write_text
@@ -202,7 +204,7 @@ def fit(
             except _Diverged:
                 return run.result("diverged")
             with profile.region("validation"):
-                predictions = predict_loader(run.network, valid_loader).predictions
+                predictions = predict_loader(run.evaluated, valid_loader).predictions
             run.finish_epoch(trained, count_correct(predictions, valid.labels), started)
             with profile.region("saving"):
                 run.save(folder)
@@ -256,6 +258,8 @@ class _Run:
         self.network.engine = engine
         profile.watch(self.network, device)
         self.optimiser = make_optimiser(self.network, spec.train)
+        self.loss = make_loss(spec.train)
+        self.averaged = averaged_network(self.network, spec.train)
         self.generators = {
             "order": make_generator(spec.seed, "order"),
             "dropout": make_generator(spec.seed, "dropout", device),
@@ -271,14 +275,23 @@ class _Run:
         return self.history[self.history[-1].chosen_epoch - 1]
 
     @property
+    def evaluated(self) -> SpikingNetwork:
+        """What is validated and kept: the network, or the average of its weights over the last steps."""
+        if self.averaged is None:
+            return self.network
+        network: SpikingNetwork = self.averaged.module
+        return network
+
+    @property
     def is_over(self) -> bool:
         """Whether there is no epoch left to do."""
         return bool(self.history) and self.history[-1].is_last(self.spec.train)
 
     def compile_kernels(self, loader: SpikeLoader) -> None:
         """Let kernels be compiled now, so that no epoch's time has it in it; changes nothing."""
-        output = self.network(loader.event_batch(torch.zeros(1, dtype=torch.int64)))
-        output.logits.sum().backward()
+        with evaluating(self.network):
+            output = self.network(loader.event_batch(torch.zeros(1, dtype=torch.int64)))
+            output.logits.sum().backward()
         self.optimiser.zero_grad()
 
     def train_epoch(
@@ -317,7 +330,7 @@ class _Run:
         with region("forward"):
             logits, spike_counts = self.network(batch, self.generators["dropout"])
         with region("loss"):
-            loss = nn.functional.cross_entropy(logits, batch.labels)
+            loss = self.loss(logits, batch.labels)
             loss = loss + activity_loss(spike_counts, self.spec.train.activity)
         with region("backward"):
             self.optimiser.zero_grad()
@@ -333,6 +346,8 @@ class _Run:
             raise _Diverged
         with region("optimiser"):
             self.optimiser.step()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.network)
         return values[0], int(values[2]), spike_counts
 
     def finish_epoch(self, trained: _Trained, valid: Counts, started: float) -> None:
@@ -340,7 +355,7 @@ class _Run:
         epoch = len(self.history) + 1
         is_best = not self.history or valid.correct > self.best.valid.correct
         if is_best:
-            self.best_weights = {k: v.clone() for k, v in self.network.state_dict().items()}
+            self.best_weights = {k: v.clone() for k, v in self.evaluated.state_dict().items()}
         duration_s = self.spec.task.duration_s
         rates = dict(zip(self.network.layer_names, trained.rates, strict=True))
         self.history.append(
@@ -384,6 +399,7 @@ class _Run:
         parts = {
             "network": self.network.state_dict(),
             "best": self.best_weights,
+            "averaged": self.averaged.state_dict() if self.averaged is not None else {},
             "generator": {name: g.get_state() for name, g in self.generators.items()},
             **{
                 f"optimiser.{index}": state
@@ -414,6 +430,8 @@ class _Run:
         try:
             restore_weights(self.network, parts["network"], path)
             self.best_weights = {k: v.to(self.device) for k, v in parts["best"].items()}
+            if self.averaged is not None:
+                self.averaged.load_state_dict(parts["averaged"])
             for name, generator in self.generators.items():
                 generator.set_state(parts["generator"][name])
             state = self.optimiser.state_dict()
@@ -490,14 +508,47 @@ def make_optimiser(network: SpikingNetwork, spec: TrainSpec) -> torch.optim.Opti
         "betas": spec.betas,
         "weight_decay": spec.weight_decay,
     }
-    if spec.optimiser == "adam":
+    weights = network.parameters()
+    if spec.optimiser in ("adam", "adamw"):
         # one pass over weights, gradients and moments instead of ten
-        return torch.optim.Adam(network.parameters(), fused=True, **options)
-    return torch.optim.Adamax(network.parameters(), **options)
+        kind = torch.optim.Adam if spec.optimiser == "adam" else torch.optim.AdamW
+        return kind(weights, fused=True, **options)
+    if spec.optimiser == "adamax":
+        return torch.optim.Adamax(weights, **options)
+    momentum, squares = options.pop("betas")
+    if spec.optimiser == "sgd":
+        return torch.optim.SGD(weights, momentum=momentum, nesterov=momentum > 0, **options)
+    return torch.optim.RMSprop(weights, alpha=squares, **options)
+
+
+def averaged_network(network: SpikingNetwork, spec: TrainSpec) -> Any:
+    """PyTorch's `AveragedModel`, which follows the average of the network's weights; None if not wanted."""
+    if spec.ema_decay is None:
+        return None
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    average = get_ema_multi_avg_fn(spec.ema_decay)
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 def learning_rate(spec: TrainSpec, epoch: int) -> float:
-    """Learning rate in an epoch (from 1): constant, or half a cosine from lr towards 0."""
-    if spec.schedule == "constant":
-        return spec.lr
-    return spec.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / spec.epochs))
+    """Learning rate in an epoch (from 1), as `spec.schedule` and `spec.warmup_epochs` say."""
+    rising = min(1.0, epoch / (spec.warmup_epochs + 1))
+    if spec.schedule == "cosine":
+        return rising * spec.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / spec.epochs))
+    if spec.schedule == "one-cycle":
+        return rising * _one_cycle(spec.lr, spec.epochs)[epoch - 1]
+    return rising * spec.lr
+
+
+@cache
+def _one_cycle(lr: float, epochs: int) -> tuple[float, ...]:
+    """Learning rates of all epochs."""
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=lr, total_steps=epochs + 1)
+    rates = []
+    for _ in range(epochs):
+        rates.append(schedule.get_last_lr()[0])
+        optimiser.step()  # as PyTorch wants it before the schedule's own
+        schedule.step()
+    return tuple(float(rate) for rate in rates)

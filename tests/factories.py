@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from snnbench.metrics import Counts, count_by_group, count_correct
+from snnbench.model_spec import ModelSpec
 from snnbench.record import (
     DataIdentity,
     Environment,
@@ -23,7 +24,7 @@ from snnbench.record import (
     write_predictions,
     write_record,
 )
-from snnbench.spec import ModelSpec, RunSpec, TaskSpec, TrainSpec, load_task
+from snnbench.spec import RunSpec, TaskSpec, TrainSpec, load_task
 
 SPEAKERS = ["speaker-08", "speaker-09"]
 

@@ -20,11 +20,15 @@ from snnbench.models.neurons.adlif import ADLIF
 from snnbench.models.neurons.leaky import LEAKY
 from snnbench.models.neurons.lif import LIF
 from snnbench.models.neurons.lif_delta import LIF_DELTA
+from snnbench.models.neurons.lif_refractory import LIF_REFRACTORY
+from snnbench.models.neurons.se_adlif import SE_ADLIF
 from snnbench.models.scan import scan
 from snnbench.models.scan_types import Cell, ScanResult
-from snnbench.models.surrogate import DERIVATIVES, Surrogate
+from snnbench.models.surrogate import Surrogate, derivative
 
-NEURONS: dict[str, Neuron] = {n.kind: n for n in (LIF, LIF_DELTA, ADLIF, LEAKY)}
+NEURONS: dict[str, Neuron] = {
+    n.kind: n for n in (LIF, LIF_DELTA, LIF_REFRACTORY, ADLIF, SE_ADLIF, LEAKY)
+}
 RESETS: tuple[ResetMode, ...] = ("subtract", "zero")
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
@@ -39,13 +43,15 @@ _RANGES = {
     "beta": (0.5, 0.95),
     "a": (-0.1, 0.2),
     "b": (0.0, 0.3),
+    "q": (2.0, 6.0),
+    "period": (0.5, 4.0),
     "threshold": (0.5, 1.0),
 }
 
 
-def surrogate(kind: str = "superspike", slope: float = 10.0) -> Surrogate:
+def surrogate(kind: str = "superspike", slope: float = 10.0, peak: float = 1.0) -> Surrogate:
     """A surrogate by name."""
-    return Surrogate(kind, DERIVATIVES[kind], slope)
+    return Surrogate(kind, derivative(kind, peak), slope)
 
 
 class Options(NamedTuple):

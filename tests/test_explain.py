@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
@@ -15,9 +16,10 @@ from snnbench.checkpoint import build_for
 from snnbench.data_prep.loader import SpikeLoader
 from snnbench.evaluate import predict_loader, sizes_of
 from snnbench.explain import ASSUMED_RATE_HZ, explain, explain_surrogate
+from snnbench.model_spec import SurrogateSpec
 from snnbench.models.surrogate import DERIVATIVES
 from snnbench.sizes import count_operations, layer_sizes
-from snnbench.spec import SurrogateSpec, make_run_spec, model_names
+from snnbench.spec import make_run_spec, model_names
 from tests.commands import ROOT, snnbench, strict_json
 from tests.toy_spikes import toy_spec, toy_split
 
@@ -33,6 +35,71 @@ def test_sizes_are_those_of_the_network(model: str, hidden: list[int]):
     layers = explain(spec)["layers"]
     assert sum(layer["parameters"] for layer in layers) == network.n_parameters
     assert [layer["layer"] for layer in layers] == [*network.layer_names, "readout"]
+
+
+TAU = {"low": 0.01, "high": 0.1, "learned": True}
+MODELS: list[dict[str, Any]] = [
+    {"neuron": {"kind": "lif", "refractory_s": 0.02, "tau_syn_s": TAU}},
+    {"neuron": {"kind": "lif-delta", "tau_mem_s": TAU, "threshold": {"low": 0.5, "high": 1.0}}},
+    {"neuron": {"kind": "adlif", "tau_adapt_s": TAU, "a": {"low": -1, "high": 1, "learned": True}}},
+    {"neuron": {"kind": "se-adlif", "b": {"low": 0.0, "high": 1.0}}, "norm": "layer"},
+    {"norm": "batch", "recurrent": True, "gradient_through_recurrence": False},
+    *({"readout": {"reduce": r}} for r in ("last", "sum", "mean", "softmax-sum")),
+    {"readout": {"kind": "spike-count"}},
+    {"readout": {"kind": "first-spike", "scale_s": 5e-3}},
+    {"surrogate": {"kind": "multi-gaussian", "slope": 3.0, "peak": 0.4}},
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_every_kind_is_told_with_the_numbers_of_its_network(model: dict[str, Any]):
+    spec = toy_spec(model__hidden=[16, 8], **{f"model__{k}": v for k, v in model.items()})
+    network = build_for(spec, torch.Generator())
+    assert layer_sizes(spec) == sizes_of(network)
+    told = explain(spec)
+    layers = told["layers"]
+    assert sum(layer["parameters"] for layer in layers) == network.n_parameters
+    weights = sum(layer["weights"] + layer["recurrent_weights"] for layer in layers)
+    per_unit = sum(c.get("learned", False) for c in ranges(model).values())
+    per_unit += 2 * ("norm" in model)
+    assert network.n_parameters == weights + per_unit * (16 + 8)
+    assert told["per_sample"]["dense_macs"] == 20 * weights
+    assert told["memory"]["weights"] == 2 * 4 * network.n_parameters
+    assert told["memory"]["total"] > 0
+    assert set(told["neuron"]["per_unit"]) == set(ranges(model))
+    drive = told["neuron"]["equations"][0]
+    assert (f"{model.get('norm')}_norm(W S_in[n])" in drive) == ("norm" in model)
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value)
+
+
+def ranges(model: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {k: v for k, v in model.get("neuron", {}).items() if isinstance(v, dict)}
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_every_kind_is_shown(model: dict[str, Any]):
+    # whole tables at once: a kind of neuron has no key of another one's
+    sets = [f"--set=model.{part}={toml(value)}" for part, value in model.items()]
+    shown = snnbench("models", "show", "ff-lif", "--task", "hd", *sets)
+    assert "Hidden units" in shown.out
+    for name, limits in ranges(model).items():
+        assert f"{name}: of each unit, drawn uniformly of {limits['low']:g} to" in shown.out
+    if "surrogate" in model:
+        assert "model.surrogate.kind = multi-gaussian" in shown.out
+
+
+def test_a_refractory_neuron_in_words():
+    told = explain(toy_spec(model__neuron={"refractory_s": 0.03}, train__dt_s=0.01))["neuron"]
+    membrane, waiting = told["equations"][2:]
+    assert waiting == "R[n+1] = 3 where S[n] > 0, else R[n] - 1 where R[n] > 1, else 0"
+    held = "U[n+1] = 0 where S[n] > 0, else 0 where R[n] > 1, else "
+    assert membrane.startswith(held)
+    assert "U[n]" in membrane.removeprefix(held)
 
 
 def test_operations_are_counted_as_in_evaluation():

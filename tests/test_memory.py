@@ -154,6 +154,47 @@ def test_autograd_holds_what_is_estimated(hidden: list[int], reset: str):
     assert sum(held.values()) == sum(estimate.activations.values()) > 0
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__norm": "batch"},
+        {"model__norm": "layer"},
+        *({"model__readout": {"reduce": r}} for r in ("last", "sum", "mean", "softmax-sum")),
+        {"model__readout": {"kind": "spike-count"}},
+        {"model__readout": {"kind": "first-spike"}},
+        {"model__norm": "batch", "model__readout": {"kind": "first-spike"}},
+        {"model__neuron": {"kind": "lif-delta"}},
+        {"model__neuron": {"kind": "se-adlif"}},
+        {"model__neuron": {"refractory_s": 0.02}},
+        {"model__neuron": {"tau_mem_s": {"low": 0.02, "high": 0.1}}},
+        {"model__neuron": {"tau_syn_s": {"low": 0.02, "high": 0.1, "learned": True}}},
+        {"model__neuron": {"kind": "adlif", "a": {"low": 0.0, "high": 1.0, "learned": True}}},
+        {
+            "model__neuron": {
+                "kind": "adlif",
+                "tau_mem_s": {"low": 0.02, "high": 0.1, "learned": True},
+            }
+        },
+    ],
+    ids=lambda c: "-".join(map(str, c.values())),
+)
+def test_autograd_holds_what_is_estimated_of_every_kind(changes: dict[str, Any]):
+    spec = toy_spec(model__recurrent=True, model__hidden=[24, 40], **changes)
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    batch = SpikeLoader(toy_split(32, seed=1), spec, CPU).event_batch(torch.arange(32))
+    held: dict[int, int] = {}
+
+    def hold(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.float32 and tensor.numel() >= 20 * 32 * 3:  # of all steps
+            held[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        network(batch)
+    estimate = estimate_memory(spec, input_spikes=48, engine=resolve_engine("auto", CPU))
+    assert sum(held.values()) == sum(estimate.activations.values()) > 0
+
+
 def test_kernels_share_gradients_out_as_estimated():
     assert (memory._SHARES, memory._SHARED_WEIGHTS, memory._VECTOR) == (
         scan_cpu._SHARES,

@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from snnbench.data_prep.batch import EventBatch
+from snnbench.model_spec import LifSpec, ModelSpec, ReadoutSpec
 from snnbench.models import known_recipes
-from snnbench.models.layers import SpikingLayer, initial_weight
+from snnbench.models.layers import SpikingLayer
 from snnbench.models.network import SpikingNetwork, build
 from snnbench.models.readout import LeakyReadout
 from snnbench.models.regularise import activity_loss
+from snnbench.models.scan import scan
 from snnbench.models.scan_types import ScanResult
 from snnbench.seeding import deterministic, make_generator
-from snnbench.spec import ActivitySpec, ModelSpec, NeuronSpec, ReadoutSpec
+from snnbench.spec import ActivitySpec
 from tests.scan_cases import CPU_ENGINES, as_events, assert_near, needs_compiler
 
 DT_S = 10e-3
@@ -45,7 +47,10 @@ def random_input(steps: int = 40, batch: int = 5, channels: int = 6, seed: int =
 
 
 def run_readout(readout: LeakyReadout, spikes: Tensor, engine: Any = "auto") -> ScanResult:
-    return readout(spikes @ readout.weight.t(), keep_membranes=True, engine=engine)
+    drive = spikes @ readout.weight.t()
+    return scan(
+        drive, None, None, readout.cell, keep_membranes=True, keep_peaks=True, engine=engine
+    )
 
 
 def one_class_readout(alpha: float | None = None, beta: float | None = None) -> LeakyReadout:
@@ -107,12 +112,13 @@ def test_a_tie_over_time_gives_the_gradient_to_the_first_step(engine: Any):
 
 
 def test_initial_response_area_does_not_depend_on_the_bin_width():
-    taus = {"tau_mem_s": 20e-3, "tau_syn_s": 10e-3}
     areas = []
     for dt_s in (1e-3, 5e-3, 10e-3):
-        weight = initial_weight(50, 40, gain=2.0, dt_s=dt_s, generator=generator(), **taus)
+        layer = SpikingLayer(
+            40, 50, ModelSpec(name="test", input_gain=2.0), dt_s, generator()
+        )  # tau_mem 20 ms, tau_syn 10 ms
         alpha, beta = np.exp(-dt_s / 10e-3), np.exp(-dt_s / 20e-3)
-        areas.append(weight.detach() * dt_s / ((1 - alpha) * (1 - beta)))
+        areas.append(layer.weight.detach() * dt_s / ((1 - alpha) * (1 - beta)))
     torch.testing.assert_close(areas[0], areas[1])
     torch.testing.assert_close(areas[0], areas[2])
     bound = 2.0 / np.sqrt(40) * 20e-3
@@ -130,7 +136,7 @@ def test_initial_rates_are_reasonable_for_every_bin_width(recurrent: bool):
         spec = ModelSpec(
             name="test",
             recurrent=recurrent,
-            neuron=NeuronSpec(tau_syn_s=14e-3),
+            neuron=LifSpec(tau_syn_s=14e-3),
             readout=ReadoutSpec(tau_syn_s=14e-3),
         )
         network = build(spec, 140, 20, dt_s, generator())
@@ -342,12 +348,10 @@ def test_hooks_see_what_goes_through_a_layer_and_back(engine: Any):
 def test_torch_compile_sees_one_graph_and_gives_the_same(
     layout: Any, engine: Any, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr(known_recipes, "_KNOWN", {})  # as if nothing like it had run before
     network = make(hidden=(8, 5), recurrent=True)
     network.engine = engine
     inputs = layout(random_input())
-    monkeypatch.setattr(known_recipes, "_KNOWN", {})
-    for part in (*network.layers, network.readout):
-        part.cell = replace(part.cell)  # as if nothing like it had run before
     torch._dynamo.reset()
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     found = gradients_of(compiled, inputs)  # type: ignore[arg-type]
@@ -366,7 +370,7 @@ import sys
 import torch
 from snnbench.data_prep.batch import EventBatch, events_of_steps
 from snnbench.models.network import build
-from snnbench.spec import ModelSpec
+from snnbench.model_spec import ModelSpec
 
 torch.set_num_threads(1)
 n_steps, n_batch, n_units, n_events, recompute = map(int, sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from snnbench.model_spec import LifSpec
+from snnbench.models.kinds import constants_of, decay, kind_of
 from snnbench.models.neuron import ResetMode
 from snnbench.models.neurons import adlif, leaky, lif, lif_delta
-from snnbench.models.neurons.lif import decay, parameters_from_spec
 from snnbench.models.scan import scan
 from snnbench.models.scan_types import Cell
-from snnbench.spec import NeuronSpec
 from tests.scan_cases import CPU_ENGINES, surrogate
 
 SLOPE = 10.0
@@ -152,7 +153,8 @@ def test_rate_with_subtraction_follows_the_current(engine: Any):
 
 
 def test_decays_follow_from_the_bin_width():
-    p = parameters_from_spec(NeuronSpec(tau_mem_s=20e-3, tau_syn_s=10e-3), dt_s=10e-3)
+    spec = LifSpec(tau_mem_s=20e-3, tau_syn_s=10e-3)
+    p = kind_of(spec, dt_s=10e-3).parameters(constants_of(spec))
     assert (p.alpha, p.beta) == pytest.approx((math.exp(-1), math.exp(-0.5)), rel=1e-15)
     assert decay(2e-3, 10e-3) ** 5 == pytest.approx(p.alpha, rel=1e-12)
 
@@ -355,6 +357,21 @@ def test_gradient_through_a_recurrent_weight(engine: Any):
     assert float(v.grad) == pytest.approx(superspike_slope(u4), rel=1e-12)
     by_drive = 0.5 * 1.0 + 0.25 + 0.4 * superspike_slope(1.3)
     assert float(d.grad[0]) == pytest.approx(superspike_slope(u4) * by_drive, rel=1e-12)
+
+
+@engines
+def test_gradient_past_a_recurrent_weight(engine: Any):
+    # as above, but for the way from U[4] over I[3] and v to S[2]: v learns the same, the drive less
+    d = torch.tensor([1.3, 0, 0, 0, 0], dtype=torch.float64)[:, None, None].requires_grad_()
+    v = torch.tensor([[0.4]], dtype=torch.float64, requires_grad=True)
+    cell = replace(lif_cell(), gradient_through_recurrence=False)
+    scan(d, None, v, cell, engine=engine).spikes[4].sum().backward()
+    u4 = 0.5 * 0.3 + (0.25 * 1.3 + 0.4)
+    assert v.grad is not None
+    assert d.grad is not None
+    assert float(v.grad) == pytest.approx(superspike_slope(u4), rel=1e-12)
+    expected = superspike_slope(u4) * (0.5 * 1.0 + 0.25)
+    assert float(d.grad[0]) == pytest.approx(expected, rel=1e-12)
 
 
 @engines

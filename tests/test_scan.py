@@ -61,9 +61,12 @@ def random_case(seed: int, steps: int = 9, batch: int = 2, units: int = 3) -> tu
 
 
 def lif_cell(
-    reset: ResetMode = "subtract", through: bool = False, spike: Surrogate = SUPERSPIKE
+    reset: ResetMode = "subtract",
+    through: bool = False,
+    spike: Surrogate = SUPERSPIKE,
+    recurrence: bool = True,
 ) -> Cell:
-    return Cell(LIF, Parameters(0.6, 0.8, 0.7), spike, reset, through)
+    return Cell(LIF, Parameters(0.6, 0.8, 0.7), spike, reset, through, recurrence)
 
 
 def run(
@@ -98,6 +101,11 @@ def smooth_step(
     if kind == "leaky":
         current = state["current"]
         return {"current": p["alpha"] * current + drive, "membrane": p["beta"] * u + current}
+    if kind == "se-adlif":
+        after = after_spike(u)
+        more = (1 - p["beta"]) * p["q"] * (p["a"] * after + p["b"] * s)
+        w = p["beta"] * state["adaptation"] + more
+        return {"membrane": p["alpha"] * after + (1 - p["alpha"]) * (drive - w), "adaptation": w}
     w = p["beta"] * state["adaptation"] + p["a"] * u + p["b"] * s
     return {
         "membrane": p["alpha"] * after_spike(u) + (1 - p["alpha"]) * (drive - w),
@@ -167,10 +175,11 @@ def smooth_case(kind: str, reset: ResetMode, seed: int) -> Case:
 
 
 @pytest.mark.skipif(bool(np.finfo(np.longdouble).eps > 1e-18), reason="needs numbers of 80 bits")
-@pytest.mark.parametrize("kind", NEURONS)
+# a refractory period is left out: a neuron that is held or not jumps, and has no smooth model
+@pytest.mark.parametrize("kind", [kind for kind in NEURONS if kind != "lif-refractory"])
 @pytest.mark.parametrize("reset", RESETS)
 def test_gradients_of_the_smooth_model_are_its_finite_differences(kind: str, reset: ResetMode):
-    case = smooth_case(kind, reset, seed=5)
+    case = smooth_case(kind, reset, seed=7 if kind == "se-adlif" else 5)
     result = run_scan(case, "reference")
     outputs = outputs_of(case, result)
     found = gradients(case, outputs, seed=6)
@@ -216,7 +225,9 @@ def adjoint(
     for n in reversed(range(steps)):
         before_reset = p.beta * membranes[n] + currents[n]
         keep = 1.0 if subtract else 1.0 - spikes[n]
-        grad_s = grad_spikes[n] + later_i @ weight
+        grad_s = grad_spikes[n].copy()
+        if cell.gradient_through_recurrence:
+            grad_s += later_i @ weight
         if cell.gradient_through_reset:
             grad_s -= later_u * (p.threshold if subtract else before_reset)
         grad_drive[n] = later_i
@@ -239,12 +250,13 @@ def adjoint(
     ids=["smooth", "reference", "cpp"],
 )
 @pytest.mark.parametrize(("reset", "through"), list(product(RESETS, (False, True))))
+@pytest.mark.parametrize("recurrence", [True, False], ids=["recurrence", "past-recurrence"])
 def test_gradients_equal_the_adjoint_derived_by_hand(
-    spike: Surrogate, reset: ResetMode, through: bool, engine: Any
+    spike: Surrogate, reset: ResetMode, through: bool, recurrence: bool, engine: Any
 ):
     # With the smooth model the adjoint's formula is held to the test above; with spikes it is the same
     # formula at other states. So the spiking backward is that of the surrogate model.
-    cell = lif_cell(reset, through, spike)
+    cell = lif_cell(reset, through, spike, recurrence)
     drive, weight = random_case(1, steps=20, batch=4, units=5)
     drive.requires_grad_()
     weight.requires_grad_()

@@ -30,6 +30,8 @@ from snnbench.models.neurons.adlif import ADLIF
 from snnbench.models.neurons.leaky import LEAKY
 from snnbench.models.neurons.lif import LIF
 from snnbench.models.neurons.lif_delta import LIF_DELTA
+from snnbench.models.neurons.lif_refractory import LIF_REFRACTORY
+from snnbench.models.neurons.se_adlif import SE_ADLIF
 from snnbench.models.scan_cuda import HOPPER_SHARED_MEMORY, Launch, choose_launch
 from snnbench.models.scan_reference import scan_drive
 from snnbench.models.scan_triton import kernels
@@ -45,6 +47,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "threshold": (0.4, 0.8),
     "a": (-0.2, 0.2),
     "b": (0.0, 0.3),
+    "q": (1.0, 3.0),
+    "period": (0.5, 3.0),
     "gate": (0.2, 0.4),
     "tl": (0.5, 0.8),
     "now": (0.7, 0.9),
@@ -63,6 +67,7 @@ class Case:
     gradient_through_reset: bool = False
     parameter_gradients: tuple[str, ...] = ()
     recurrent: bool = True
+    through_recurrence: bool = True
     gate: bool = False
     loss_on_membranes: bool = False
     loss_on_state: bool = False
@@ -116,7 +121,7 @@ def layer(case: Case) -> Layer:
 
     sequence = (replicas, batch, steps, units)
     # the adaptive neuron takes a share 1 - alpha of its input only
-    strength = 3.0 if case.neuron is ADLIF else 0.7
+    strength = 3.0 if case.neuron in (ADLIF, SE_ADLIF) else 0.7
     return Layer(
         drive=strength * normal(*sequence),
         recurrent=normal(replicas, units, units) * units**-0.5 if case.recurrent else None,
@@ -165,7 +170,9 @@ def by_triton(case: Case, of: Layer) -> Outcome:
         of.grad_spikes,
         of.grad_membranes,
         of.grad_last,
-        launch=case.launch,
+        through_recurrence=case.through_recurrence,
+        # without a way back through them, no weights are streamed
+        launch=case.launch if case.through_recurrence else None,
     )
     return Outcome(spikes, membranes, last, *gradients)
 
@@ -205,6 +212,7 @@ def one_by_reference(case: Case, of: Layer, r: int) -> tuple[Outcome, Tensor]:
         recipe.surrogate,
         recipe.reset,
         recipe.gradient_through_reset,
+        case.through_recurrence,
     )
     gate = None if of.gate is None else of.gate[r]
     result = scan_drive(drive, weight, cell, neuron.State(*first), gate)
@@ -294,7 +302,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @st.composite
 def cases(draw: Any) -> Case:
-    neuron = draw(st.sampled_from([LIF, LIF_DELTA, ADLIF]))
+    neuron = draw(st.sampled_from([LIF, LIF_DELTA, LIF_REFRACTORY, ADLIF, SE_ADLIF]))
     names = neuron.Parameters._fields
     recurrent = draw(st.booleans())
     return Case(
@@ -304,6 +312,7 @@ def cases(draw: Any) -> Case:
         gradient_through_reset=draw(st.booleans()),
         parameter_gradients=draw(st.sampled_from([(), names, names[:1], names[-1:]])),
         recurrent=recurrent,
+        through_recurrence=draw(st.booleans()),
         gate=draw(st.booleans()),
         loss_on_membranes=draw(st.booleans()),
         loss_on_state=draw(st.booleans()),
@@ -316,6 +325,26 @@ def cases(draw: Any) -> Case:
         launch=draw(st.sampled_from([None, TINY_TILES])) if recurrent else None,
         seed=draw(st.integers(0, 1000)),
     )
+
+
+@pytest.mark.parametrize("neuron", [LIF_REFRACTORY, SE_ADLIF], ids=lambda n: n.kind)
+@pytest.mark.parametrize("through", [True, False], ids=["recurrence", "past-recurrence"])
+@pytest.mark.parametrize("surrogate", ["multi-gaussian", "slayer"])
+def test_newer_neurons_are_those_of_the_reference(
+    neuron: Neuron, through: bool, surrogate: str, device: str
+):
+    case = Case(
+        neuron=neuron,
+        surrogate=surrogate,
+        reset="zero",
+        gradient_through_reset=True,
+        parameter_gradients=neuron.Parameters._fields,
+        through_recurrence=through,
+        loss_on_state=True,
+        device=device,
+        seed=3,
+    )
+    assert_equal_but_for_rounding(case)
 
 
 @given(case=cases())

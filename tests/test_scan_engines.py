@@ -23,6 +23,7 @@ from tests.scan_cases import (
     NEURONS,
     RESETS,
     Asked,
+    Case,
     Options,
     Shape,
     assert_agree,
@@ -33,9 +34,14 @@ from tests.scan_cases import (
     random_factors,
     run_case,
     run_scan,
+    surrogate,
 )
 
-# every pair of choices occurs (the first test sees to it); each line compiles kernels of its own
+# every pair of choices occurs (the first test sees to it); each line compiles kernels of its own, so these
+# occur in pairs with resets, gradients and types, and not with all of each other
+FEWER = {
+    "se-adlif", "lif-refractory", "multi-gaussian", "arctangent", "slayer", "straight-through"
+}  # fmt: skip
 OPTIONS = (
     Options("lif", "subtract", False, "superspike", "none", "float32"),  # the shipped models
     Options("lif", "subtract", True, "gaussian", "all", "float64"),
@@ -53,6 +59,14 @@ OPTIONS = (
     Options("adlif", "zero", False, "superspike", "none", "float64"),
     Options("adlif", "zero", False, "boxcar", "none", "float64"),
     Options("adlif", "zero", True, "triangle", "first", "float32"),
+    Options("se-adlif", "zero", False, "slayer", "none", "float32"),
+    Options("se-adlif", "zero", True, "multi-gaussian", "all", "float64"),
+    Options("se-adlif", "subtract", False, "arctangent", "first", "float64"),
+    Options("se-adlif", "subtract", True, "straight-through", "all", "float32"),
+    Options("lif-refractory", "subtract", False, "multi-gaussian", "none", "float32"),
+    Options("lif-refractory", "zero", True, "arctangent", "all", "float32"),
+    Options("lif-refractory", "zero", False, "straight-through", "first", "float64"),
+    Options("lif-refractory", "subtract", True, "slayer", "all", "float64"),
     Options("leaky", learned="none", dtype="float32"),
     Options("leaky", learned="first", dtype="float64"),
     Options("leaky", learned="all", dtype="float32"),
@@ -80,7 +94,13 @@ def test_options_hold_every_pair_of_choices():
     )  # fmt: skip
     for i, j in combinations(range(len(choices)), 2):
         missing = {(a, b) for a in choices[i] for b in choices[j]} - {(o[i], o[j]) for o in OPTIONS}
-        assert not missing
+        assert not {pair for pair in missing if not FEWER & {*pair}}
+    for name in FEWER:
+        lines = [o for o in OPTIONS if name in (o.kind, o.surrogate)]
+        assert {o.reset for o in lines} == set(RESETS)
+        assert {o.through for o in lines} == {False, True}
+        assert {o.dtype for o in lines} == {"float32", "float64"}
+        assert "all" in {o.learned for o in lines}
 
 
 @needs_compiler
@@ -128,6 +148,90 @@ def test_a_peak_that_is_not_a_number_shows(kind: str, engine: Any):
     inputs[4, 1, 2] = torch.nan
     peaks = run_scan(replace(case, inputs=inputs), engine).peaks
     assert peaks.isnan().nonzero().tolist() == [[1, 2]]
+
+
+# ---- past recurrence; other peaks ----------------------------------------------------------------------
+
+COMPILED = (pytest.param("cpp", marks=needs_compiler), "numba")
+
+
+def past_recurrence(case: Case) -> Case:
+    return replace(case, cell=replace(case.cell, gradient_through_recurrence=False))
+
+
+@pytest.mark.parametrize("engine", COMPILED)
+@given(seed=st.integers(0, 10**6), gated=st.booleans(), first_state=st.booleans())
+@settings(max_examples=12)
+def test_engines_agree_past_recurrence(seed: int, gated: bool, first_state: bool, engine: Any):
+    case = make_case(
+        OPTIONS[0], Shape(14, 9, 12, 33), seed, n_outgoing=5, gated=gated, first_state=first_state
+    )
+    assert_agree(past_recurrence(case), engine, seed)
+
+
+@needs_compiler
+def test_engines_agree_past_recurrence_to_ten_digits():
+    case = make_case(OPTIONS[1], Shape(14, 9, 12, 33), 1, n_outgoing=5, gated=True)
+    assert_agree(past_recurrence(case), "cpp", 1)
+
+
+@pytest.mark.parametrize("engine", ["reference", *COMPILED])
+def test_past_recurrence_its_weights_learn_and_inputs_learn_otherwise(engine: Any):
+    case = make_case(OPTIONS[0], Shape(14, 9, 12, 33), 1)
+    through, past = run_case(case, engine), run_case(past_recurrence(case), engine)
+    for name, tensor in through.outputs.items():
+        assert torch.equal(past.outputs[name], tensor), name
+    for name in ("weight", "recurrent"):
+        assert past.gradients[name].abs().sum() > 0
+        assert not torch.allclose(past.gradients[name], through.gradients[name], rtol=0.01)
+
+
+@pytest.mark.parametrize("engine", ["reference", *COMPILED])
+def test_what_recurrence_cannot_reach_is_as_before(engine: Any):
+    # spikes come from n = 2 on and arrive at n = 4: there the recurrent weights have done one step, and what
+    # they learn from membranes is the same; inputs learn the same from the steps before
+    def learned(case: Case, name: str, until: int) -> Tensor:
+        membranes = run_scan(case, engine).membranes[:until]
+        (found,) = torch.autograd.grad(membranes.square().sum(), [case.leaves()[name]])
+        return found
+
+    case = make_case(OPTIONS[0], Shape(5, 9, 12, 33), 1, density=1.0)
+    for name, until in (("recurrent", 5), ("weight", 4)):
+        through, past = learned(case, name, until), learned(past_recurrence(case), name, until)
+        assert through.abs().sum() > 0
+        torch.testing.assert_close(past, through, rtol=1e-5, atol=1e-6)
+    # a weight of zero lets nothing through, either
+    silent = make_case(OPTIONS[0], Shape(14, 9, 12, 33), 2)
+    assert silent.recurrent is not None
+    with torch.no_grad():
+        silent.recurrent.zero_()
+    before, after = run_case(silent, engine), run_case(past_recurrence(silent), engine)
+    for name, tensor in before.gradients.items():
+        torch.testing.assert_close(after.gradients[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+def with_peak(case: Case, peak: float) -> Case:
+    spike = surrogate("superspike", 10.0, peak)
+    return replace(case, cell=replace(case.cell, surrogate=spike))
+
+
+@pytest.mark.parametrize("engine", COMPILED)
+def test_engines_agree_with_any_peak(engine: Any):
+    case = make_case(OPTIONS[0], Shape(14, 5, 12, 33), 3, n_outgoing=4)
+    assert_agree(with_peak(case, 0.25), engine, 3)
+
+
+@pytest.mark.parametrize("engine", ["reference", *COMPILED])
+def test_without_recurrence_the_peak_is_a_factor_of_the_gradient(engine: Any):
+    # of the spikes alone: membranes have a gradient that does not go through them
+    case = make_case(Options("lif"), Shape(14, 5, 12, 33), 3, recurrent=False, n_outgoing=4)
+
+    def gradient(peak: float) -> Tensor:
+        projected = run_scan(with_peak(case, peak), engine).projected
+        (found,) = torch.autograd.grad(projected.sum(), [case.leaves()["weight"]])
+        return found
+
+    torch.testing.assert_close(gradient(0.25), 0.25 * gradient(1.0), rtol=1e-5, atol=1e-6)
 
 
 # ---- threads and repeated calls ----------------------------------------------------------------------

@@ -37,6 +37,8 @@ SHIPPED = Options("lif")
 OPTIONS = (
     SHIPPED,
     Options("adlif", "zero", True, "sigmoid", "all", "float64"),
+    Options("lif-refractory", "zero", True, "multi-gaussian", "all", "float64"),
+    Options("se-adlif", "zero", True, "slayer", "first", "float32"),
 )
 # around the sixteen samples that go together, the 32 units that rows are padded to, and the 64 bits of a word
 SHAPES = st.builds(

@@ -135,6 +135,7 @@ def test_torch_takes_it_for_a_proper_operator():
             4.0,
             recipe,
             "for-backward,membrane",
+            True,
         ),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -10,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snnbench.model_spec import SurrogateSpec
 from snnbench.models.surrogate import DERIVATIVES, Surrogate, make_surrogate
-from snnbench.spec import SurrogateSpec
 from tests.scan_cases import surrogate
 
 KINDS = tuple(DERIVATIVES)
@@ -23,6 +24,16 @@ def derivative_at(x: float, kind: str, slope: float) -> float:
     surrogate(kind, slope)(distance).sum().backward()
     assert distance.grad is not None
     return float(distance.grad)
+
+
+def multi_gaussian_by_hand(z: float) -> float:
+    """Of Yin et al., with h = 0.15 and widths 1 and 6, normalised to 1 at 0."""
+
+    def shape(z: float) -> float:
+        side = sum(math.exp(-((z - m) ** 2) / 72) / 6 for m in (-1, 1))
+        return 1.15 * math.exp(-(z**2) / 2) - 0.15 * side
+
+    return shape(z) / shape(0.0)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +49,14 @@ def derivative_at(x: float, kind: str, slope: float) -> float:
         ("boxcar", -0.26, 2.0, 0.0),
         ("gaussian", math.sqrt(2) / 5, 5.0, math.exp(-1)),
         ("gaussian", -0.4, 5.0, math.exp(-2)),
+        ("multi-gaussian", 0.5, 2.0, multi_gaussian_by_hand(1.0)),
+        ("multi-gaussian", -0.6, 5.0, multi_gaussian_by_hand(3.0)),
+        ("arctangent", 1 / math.pi, 2.0, 1 / 2),
+        ("arctangent", -1.0, 6 / math.pi, 1 / 10),
+        ("slayer", 0.5, 2.0, math.exp(-1)),
+        ("slayer", -0.5, 4.0, math.exp(-2)),
+        ("straight-through", 0.5, 2.0, 1.0),
+        ("straight-through", -1e6, 100.0, 1.0),
     ],
 )
 def test_derivative_at_a_point_worked_out_by_hand(
@@ -49,10 +68,33 @@ def test_derivative_at_a_point_worked_out_by_hand(
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("slope", [1.0, 100.0])
 def test_is_one_at_threshold_whatever_its_slope(kind: str, slope: float):
-    assert derivative_at(0.0, kind, slope) == 1.0
+    assert derivative_at(0.0, kind, slope) == pytest.approx(1.0, abs=1e-15)
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("peak", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("x", [-0.2, 0.0, 0.07])
+def test_the_peak_is_a_factor_and_the_value_at_threshold(kind: str, peak: float, x: float):
+    spec = SurrogateSpec.model_validate({"kind": kind, "slope": 5.0, "peak": peak})
+    shape, scaled = DERIVATIVES[kind], make_surrogate(spec).derivative
+    at = torch.tensor(x, dtype=torch.float64)
+    assert float(scaled(at, 5.0)) == pytest.approx(peak * float(shape(at, 5.0)), rel=1e-14)
+    assert float(scaled(0 * at, 5.0)) == pytest.approx(peak, rel=1e-14)
+
+
+@pytest.mark.parametrize("peak", [1.0, 0.3])
+def test_equal_peaks_are_one_derivative_and_others_are_not(peak: float):
+    # kernels are made for a derivative, and for each of them once
+    one, same = (make_surrogate(SurrogateSpec(peak=peak, slope=s)).derivative for s in (2.0, 3.0))
+    other = make_surrogate(SurrogateSpec(peak=0.7)).derivative
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+    # also in another process
+    assert pickle.loads(pickle.dumps(one)) == one
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "multi-gaussian"])
 @given(x=st.floats(-1e6, 1e6), slope=st.floats(1e-2, 1e3))
 def test_is_even_lies_between_zero_and_one_and_never_rises_outwards(
     kind: str, x: float, slope: float
@@ -64,6 +106,16 @@ def test_is_even_lies_between_zero_and_one_and_never_rises_outwards(
     assert here == derivative_at(-x, kind, slope)
 
 
+@given(x=st.floats(-1e6, 1e6), slope=st.floats(1e-2, 1e3))
+def test_the_multi_gaussian_is_even_and_slightly_negative_far_away(x: float, slope: float):
+    here = derivative_at(x, "multi-gaussian", slope)
+    assert here == pytest.approx(derivative_at(-x, "multi-gaussian", slope), abs=1e-15)
+    assert -0.06 < here <= 1 + 1e-15
+    # from z = 3 on, the side lobes win
+    if abs(slope * x) > 3:
+        assert here <= 0
+
+
 @pytest.mark.parametrize(
     ("kind", "area"),
     # of the derivative over all x, times the slope: what the undivided curve rises by
@@ -73,6 +125,10 @@ def test_is_even_lies_between_zero_and_one_and_never_rises_outwards(
         ("triangle", 1),
         ("boxcar", 1),
         ("gaussian", math.tau**0.5),
+        # 1 + h of the one in the middle, less h for each side lobe: s wide, h / s high; over the value at 0
+        ("multi-gaussian", math.tau**0.5 * (1 - 0.15) / (1.15 - 0.05 * math.exp(-1 / 72))),
+        ("arctangent", 2),
+        ("slayer", 2),
     ],
 )
 def test_area_under_the_derivative(kind: str, area: float):

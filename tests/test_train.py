@@ -396,3 +396,62 @@ def test_counts_are_over_all_samples(tmp_path: Path):
     result = train(toy_spec(train__epochs=1), tmp_path)
     assert isinstance(result.validation, Counts)
     assert result.validation.total == len(VALID) == 41
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd", "rmsprop"])
+def test_resumed_with_averaged_weights_and_normalisation_it_is_bit_identical(
+    tmp_path: Path, optimiser: str
+):
+    spec = toy_spec(
+        "rec-lif",
+        model__norm="batch",
+        train__ema_decay=0.9,
+        train__optimiser=optimiser,
+        train__schedule="one-cycle",
+        train__label_smoothing=0.1,
+    )
+    undisturbed = train(spec, tmp_path / "undisturbed")
+
+    def interrupt(report: EpochReport) -> None:
+        if report.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, tmp_path / "stopped", on_epoch=interrupt)
+    resumed = train(spec, tmp_path / "stopped", resume=True)
+    assert_same_weights(weights(resumed), weights(undisturbed))
+    assert history(tmp_path / "stopped") == history(tmp_path / "undisturbed")
+
+
+def test_what_is_kept_is_the_average_of_the_weights(tmp_path: Path):
+    # a batch an epoch, and each epoch's weights in a file of their own
+    spec = toy_spec("ff-lif", train__epochs=3, train__batch_size=90, train__ema_decay=0.75)
+    steps: list[dict[str, torch.Tensor]] = []
+    averages: list[dict[str, torch.Tensor]] = []
+
+    def keep(_: EpochReport) -> None:
+        tensors = load_tensors(tmp_path / RESUME_FILE).tensors
+        for part, kept in (("network/", steps), ("averaged/module.", averages)):
+            kept.append({k.removeprefix(part): t for k, t in tensors.items() if k.startswith(part)})
+
+    train(spec, tmp_path, on_epoch=keep)
+    assert len(steps) == 3
+    for name, first in steps[0].items():
+        expected = first  # the first step is copied
+        for step, average in zip(steps, averages, strict=True):
+            expected = 0.75 * expected + 0.25 * step[name]
+            torch.testing.assert_close(average[name], expected)
+        assert not torch.allclose(expected, steps[-1][name])
+
+
+def test_validation_takes_running_figures_and_leaves_them_alone(tmp_path: Path):
+    network = weights(train(toy_spec(model__norm="batch"), tmp_path / "some"))
+    running = network["layers.0.norm.norm.running_mean"]
+    assert running.abs().sum() > 0
+    result = train(toy_spec(model__norm="batch"), tmp_path / "again")
+    assert result.network is not None
+    before = {k: v.clone() for k, v in result.network.state_dict().items()}
+    alone = [predict(result.network, VALID, toy_spec(), CPU).predictions for _ in range(2)]
+    assert (alone[0] == alone[1]).all()
+    assert_same_weights(result.network.state_dict(), before)
+    assert result.network.training

@@ -26,9 +26,9 @@ from peers.contender import (
 from peers.torch_step import torch_contender
 from snnbench.data_prep.batch import EventBatch, event_batch
 from snnbench.data_prep.binning import BinnedSpikes
+from snnbench.model_spec import ModelSpec
 from snnbench.models.network import NetworkOutput, SpikingNetwork, build
 from snnbench.models.scan_replicas import scan_replicas
-from snnbench.spec import ModelSpec
 
 CSR_REPEATS = 21
 

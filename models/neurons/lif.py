@@ -15,11 +15,9 @@ weight at a given dt is told in `snnbench.models.layers`.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from snnbench.models.neuron import Neuron, Reset
-from snnbench.spec import NeuronSpec
 
 
 class State(NamedTuple):
@@ -51,17 +49,3 @@ def distance(state: State, p: Parameters) -> Any:
 
 
 LIF = Neuron("lif", State, Parameters, step, distance)
-
-
-def parameters_from_spec(spec: NeuronSpec, dt_s: float) -> Parameters:
-    """Decays from the time constants and the bin width that is really used."""
-    return Parameters(
-        alpha=decay(dt_s, spec.tau_syn_s),
-        beta=decay(dt_s, spec.tau_mem_s),
-        threshold=spec.threshold,
-    )
-
-
-def decay(dt_s: float, tau_s: float) -> float:
-    """Factor exp(-dt / tau) by which an exponential trace falls in one bin."""
-    return math.exp(-dt_s / tau_s)

@@ -96,6 +96,9 @@ def explained_text(card: str, spec: RunSpec, facts: dict[str, Any]) -> Any:
         lines(
             *_section("Hidden units", [*neuron["equations"], neuron["spike"], neuron["reset"]]),
             *_indented(_time_constants(neuron)),
+            *_indented(
+                [f"{name}: of each unit, {text}" for name, text in neuron["per_unit"].items()]
+            ),
             *_section("Backward pass", [surrogate["formula"]]),
             *_section("Readout", [*readout["equations"], f"logit = {readout['logit']}"]),
             *_indented(_time_constants(readout)),

@@ -1,0 +1,118 @@
+"""What all specifications have in common: frozen, strict about keys, one digest; and how errors are told."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+
+from snnbench.errors import UsageError, unknown_name
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Spec(BaseModel):
+    """Base of all specs: immutable, strict about its keys, with a digest over canonical JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def canonical_json(self) -> str:
+        """JSON of what differs from the defaults, with sorted keys and no spaces.
+
+        Equal specs give equal text. A key that a later version adds, with a default that means
+        "as before", changes no digest; therefore a default never changes.
+        """
+        kept = self.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a nested mapping with dotted keys set; unknown keys are left to validation."""
+    result: dict[str, Any] = json.loads(json.dumps(tree))
+    for key, value in overrides.items():
+        *parents, leaf = key.split(".")
+        node = result
+        for depth, part in enumerate(parents):
+            child = node.setdefault(part, {})
+            if not isinstance(child, dict):
+                raise UsageError(f"{key}: {'.'.join(parents[: depth + 1])} has no keys of its own")
+            node = child
+        node[leaf] = value
+    return result
+
+
+def validated(kind: type[Model], data: Any, where: str) -> Model:
+    """`kind` made from `data`, or an error naming the key's path and what was found there."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(describe_validation_error(kind, error, where)) from None
+
+
+def describe_validation_error(kind: type[BaseModel], error: ValidationError, where: str) -> str:
+    """One line per problem: dotted path, what is wrong, what was found, near names."""
+    lines = []
+    for problem in error.errors():
+        *parents, _ = problem["loc"] or ("",)
+        keys, found_in = _walk(kind, problem["loc"])
+        path = ".".join([where, *keys])
+        if problem["type"] == "extra_forbidden":
+            known = _fields_of(_walk(kind, parents)[1])
+            lines.append(
+                str(unknown_name("key", path, [f"{path.rpartition('.')[0]}.{k}" for k in known]))
+            )
+        elif problem["type"] == "union_tag_invalid":
+            kinds = list(_branches(found_in))
+            lines.append(f"{path}: {unknown_name('kind', problem['ctx']['tag'], kinds)}")
+        elif problem["type"] == "literal_error" and isinstance(problem["input"], str):
+            names = [str(choice) for choice in get_args(found_in)]
+            lines.append(f"{path}: {unknown_name(keys[-1], problem['input'], names)}")
+        elif problem["type"] == "value_error":
+            lines.append(f"{path}: {problem['ctx']['error']}")
+        elif problem["type"] == "missing":
+            lines.append(f"{path}: is missing")
+        else:
+            lines.append(f"{path}: {problem['msg'].lower()}, found {problem['input']!r}")
+    return "\n".join(lines)
+
+
+def _walk(kind: type[BaseModel], loc: Iterable[Any]) -> tuple[list[str], Any]:
+    """Keys of a place in a specification, without the names of a union's branches; what is declared there."""
+    keys: list[str] = []
+    declared: Any = kind
+    for part in loc:
+        if part in (branches := _branches(declared)):
+            declared = branches[part]
+            continue
+        keys.append(str(part))
+        if isinstance(declared, type) and issubclass(declared, BaseModel):
+            field = declared.model_fields.get(str(part))
+            declared = field.annotation if field else None
+            if len(some := [a for a in get_args(declared) if a is not NoneType]) == 1:
+                [declared] = some  # `Model | None`
+    return keys, declared
+
+
+def _branches(declared: Any) -> dict[Any, Any]:
+    """The branches of a union of kinds, by what names them."""
+    if get_origin(declared) not in (Union, UnionType):
+        return {}
+    found: dict[Any, Any] = {}
+    for branch in get_args(declared):
+        kind, *notes = get_args(branch) or (branch,)
+        found |= {note.tag: kind for note in notes if isinstance(note, Tag)}
+    return found
+
+
+def _fields_of(declared: Any) -> list[str]:
+    is_model = isinstance(declared, type) and issubclass(declared, BaseModel)
+    return list(declared.model_fields) if is_model else []
