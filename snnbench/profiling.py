@@ -167,11 +167,11 @@ class Profile(NoProfile):
             self._enter(f"{FORWARD}, {layer}")
 
     def layer_ends(self, layer: str, output: Any) -> None:
-        """Forward pass: `layer` gave a ScanResult. Once its gradient is known, backward has come to it."""
+        """Forward pass: `layer` gave its result. Once its gradient is known, backward has come to it."""
         if self._open[-1:] != [f"{FORWARD}, {layer}"]:
             return
         self._leave()
-        passed_on = output.peaks if layer == READOUT else output.projected
+        passed_on = output.partial if layer == READOUT else output.projected
         if passed_on.requires_grad:
             passed_on.register_hook(lambda _: self._goes_on_as(f"{BACKWARD}, {layer}"))
 
