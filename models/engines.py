@@ -86,9 +86,14 @@ def cpu_kernels(engine: str, recipe: Recipe, dtype: torch.dtype) -> Any:
     return scan_numba.kernels(recipe, dtype)
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # which works without a cache only
 def _best_on_cpu() -> Engine:
+    return "numba" if _told_why_not_cpp() else "cpp"
+
+
+@cache
+def _told_why_not_cpp() -> bool:
+    """Whether there are no C++ kernels, which is logged once and not in every scan."""
     if reason := why_not_cpp():
         _log.warning("%s; the scan is compiled by numba, which is slower", reason)
-        return "numba"
-    return "cpp"
+    return reason is not None

@@ -27,8 +27,9 @@ CHOOSE = """
 import logging
 import torch
 from snnbench.errors import SnnbenchError
-from snnbench.models.engines import require_engine
+from snnbench.models.engines import require_engine, resolve_engine
 logging.basicConfig(format="%(levelname)s %(message)s")
+resolve_engine("auto", torch.device("cpu"))  # as every scan does: told once
 for engine in ("auto", "cpp"):
     try:
         print(require_engine(engine, torch.device("cpu")))
