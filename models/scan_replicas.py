@@ -133,7 +133,7 @@ def scan_replicas(
         recurrent_weight,
         outgoing_weight,
         parameters,
-        None if gate is None else gate.to(like.dtype),
+        None if gate is None else gate.detach().to(like.dtype),
         first,
         keep,
         through_recurrence=cell.gradient_through_recurrence,

@@ -349,3 +349,19 @@ def test_events_need_a_weight():
     case = make_case(Options("lif"), SMALL, seed=1)
     with pytest.raises(SnnbenchError, match="events need a weight"):
         scan_replicas(case.inputs, None, None, case.cell)
+
+
+def test_no_gradient_goes_through_a_gate_of_replicas(engine: str):
+    every = cases(Options("lif"), "drive")
+    weights = frozenset({"inputs", "weight", "recurrent", "outgoing", "state"})
+    frozen = [
+        make_case(
+            Options("lif"), SMALL, 1, layout="drive", n_outgoing=4, gated=True, first_state=True,
+            frozen=weights,
+        )
+    ]  # fmt: skip
+    for case in (*every, *frozen):
+        assert case.gate is not None
+        case.gate.requires_grad_()
+    assert not at_once(frozen, engine).counts.requires_grad
+    assert at_once(every, engine).counts.requires_grad
