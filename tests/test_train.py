@@ -59,6 +59,24 @@ def history(folder: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k not in clocked} for row in csv.DictReader(file)]
 
 
+def assert_resumed_is_bit_identical(spec: RunSpec, tmp_path: Path, stop_after: int) -> None:
+    """A run that is stopped after an epoch and goes on ends as one that was left alone."""
+    undisturbed = train(spec, tmp_path / "undisturbed")
+
+    def interrupt(report: EpochReport) -> None:
+        if report.epoch == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(spec, tmp_path / "stopped", on_epoch=interrupt)
+    resumed = train(spec, tmp_path / "stopped", resume=True)
+    assert_same_weights(weights(resumed), weights(undisturbed))
+    assert history(tmp_path / "stopped") == history(tmp_path / "undisturbed")
+    assert resumed[2:5] == undisturbed[2:5]
+    files = [tmp_path / run / "model.safetensors" for run in ("stopped", "undisturbed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_learns_and_reports(tmp_path: Path):
     epochs: list[EpochReport] = []
     batches: list[BatchReport] = []
@@ -133,20 +151,7 @@ def test_resumed_run_is_bit_identical(
         train__schedule="cosine",
         train__gradient_clip=1.0,
     )
-    undisturbed = train(spec, tmp_path / "undisturbed")
-
-    def interrupt(report: EpochReport) -> None:
-        if report.epoch == stop_after:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(spec, tmp_path / "stopped", on_epoch=interrupt)
-    resumed = train(spec, tmp_path / "stopped", resume=True)
-    assert_same_weights(weights(resumed), weights(undisturbed))
-    assert history(tmp_path / "stopped") == history(tmp_path / "undisturbed")
-    assert resumed[2:5] == undisturbed[2:5]
-    files = [tmp_path / run / "model.safetensors" for run in ("stopped", "undisturbed")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    assert_resumed_is_bit_identical(spec, tmp_path, stop_after)
 
 
 @pytest.mark.parametrize("model", ["ff-lif", "rec-lif"])
@@ -410,17 +415,7 @@ def test_resumed_with_averaged_weights_and_normalisation_it_is_bit_identical(
         train__schedule="one-cycle",
         train__label_smoothing=0.1,
     )
-    undisturbed = train(spec, tmp_path / "undisturbed")
-
-    def interrupt(report: EpochReport) -> None:
-        if report.epoch == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(spec, tmp_path / "stopped", on_epoch=interrupt)
-    resumed = train(spec, tmp_path / "stopped", resume=True)
-    assert_same_weights(weights(resumed), weights(undisturbed))
-    assert history(tmp_path / "stopped") == history(tmp_path / "undisturbed")
+    assert_resumed_is_bit_identical(spec, tmp_path, stop_after=2)
 
 
 def test_what_is_kept_is_the_average_of_the_weights(tmp_path: Path):
