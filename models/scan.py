@@ -113,11 +113,7 @@ def scan(
         result = scan_drive(
             drive(inputs, weight), recurrent_weight, cell, state, gate, outgoing_weight
         )
-        return result._replace(
-            spikes=result.spikes if keep_spikes else result.spikes[:0],
-            membranes=result.membranes if keep_membranes else result.membranes[:0],
-            peaks=result.peaks if keep_peaks else result.peaks[:0],
-        )
+        return _asked_for(result, keep_spikes, keep_membranes, keep_peaks)
 
     parameters = torch.stack([_per_unit(p, n_units, like) for p in cell.parameters])
     first = torch.stack(list(state))
@@ -145,11 +141,7 @@ def scan(
             keep,
             through_recurrence=cell.gradient_through_recurrence,
         )
-        result = one_replica(result, 0)
-        return result._replace(
-            spikes=result.spikes if keep_spikes else result.spikes[:0],
-            membranes=result.membranes if keep_membranes else result.membranes[:0],
-        )
+        return _asked_for(one_replica(result, 0), keep_spikes, keep_membranes, keep_peaks)
     events = inputs if isinstance(inputs, EventBatch) else None
     out = Outputs(
         *scan_operator(
@@ -171,14 +163,23 @@ def scan(
         )
     )
     # in memory sample by sample; (time, batch, unit) is a view
-    membranes = out.membranes.transpose(0, 1)
-    return ScanResult(
+    result = ScanResult(
         spikes=out.spikes.transpose(0, 1),
         counts=out.counts,
         projected=out.projected.transpose(0, 1),
-        membranes=membranes if keep_membranes else membranes[:0],
+        membranes=out.membranes.transpose(0, 1),
         peaks=out.peaks,
         state=cell.neuron.State(*out.last.unbind(0)),
+    )
+    return _asked_for(result, keep_spikes, keep_membranes, keep_peaks)
+
+
+def _asked_for(result: ScanResult, spikes: bool, membranes: bool, peaks: bool) -> ScanResult:
+    """A result without what an engine has at hand but nobody asked for."""
+    return result._replace(
+        spikes=result.spikes if spikes else result.spikes[:0],
+        membranes=result.membranes if membranes else result.membranes[:0],
+        peaks=result.peaks if peaks else result.peaks[:0],
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from snnbench.models.expressions import where_positive
 from snnbench.models.neuron import Neuron, Reset
+from snnbench.models.neurons.lif import distance
 
 
 class State(NamedTuple):
@@ -46,11 +47,6 @@ def step(drive: Any, spike: Any, state: State, p: Parameters, reset: Reset) -> S
         ),
         refractory=where_positive(spike, period, where_positive(left, left, 0 * left)),
     )
-
-
-def distance(state: State, p: Parameters) -> Any:
-    """Membrane above threshold."""
-    return state.membrane - p.threshold
 
 
 LIF_REFRACTORY = Neuron("lif-refractory", State, Parameters, step, distance)

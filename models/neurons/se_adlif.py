@@ -18,13 +18,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from snnbench.models.neuron import Neuron, Reset
-
-
-class State(NamedTuple):
-    """Membrane and adaptation."""
-
-    membrane: Any
-    adaptation: Any
+from snnbench.models.neurons.adlif import State, distance
 
 
 class Parameters(NamedTuple):
@@ -45,11 +39,6 @@ def step(drive: Any, spike: Any, state: State, p: Parameters, reset: Reset) -> S
     return State(
         membrane=p.alpha * membrane + (1 - p.alpha) * (drive - adaptation), adaptation=adaptation
     )
-
-
-def distance(state: State, p: Parameters) -> Any:
-    """Membrane above threshold."""
-    return state.membrane - p.threshold
 
 
 SE_ADLIF = Neuron("se-adlif", State, Parameters, step, distance)
