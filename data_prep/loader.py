@@ -29,6 +29,7 @@ from snnbench.data_prep.batch import (
 from snnbench.data_prep.binning import (
     BinnedSpikes,
     Binning,
+    bin_events,
     bin_on_device,
     bin_spikes,
     check_spikes,
@@ -211,21 +212,26 @@ class _Changing:
 
     def dense(self, indices: NDArray[np.int64], labels: Tensor) -> Tensor:
         """Counts of these samples, changed, (time, batch, channel)."""
-        places, shape = self._changed(indices, labels)
+        shape = (self._binning.n_steps, len(indices), self._binning.n_channels)
+        places = bin_on_device(*self._changed(indices, labels), self._binning)
         return dense_counts(*places, shape=shape, clip=self._binning.clip)
 
     def events(self, indices: NDArray[np.int64], labels: Tensor) -> tuple[Tensor, Tensor]:
         """Row pointer and channels of these samples, changed."""
-        places, shape = self._changed(indices, labels)
+        changed = self._changed(indices, labels)
+        if self._generator.device.type == "cpu":
+            binned = bin_events(*changed, len(indices), self._binning)
+            indptr, channels = event_batch(binned, np.arange(len(indices)))
+            return torch.from_numpy(indptr), torch.from_numpy(channels)
+        shape = (self._binning.n_steps, len(indices), self._binning.n_channels)
+        places = bin_on_device(*changed, self._binning)
         return sorted_events(*places, shape=shape, clip=self._binning.clip)
 
-    def _changed(
-        self, indices: NDArray[np.int64], labels: Tensor
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int]]:
-        """Bin, channel and sample of every spike after the changes, and the dense batch's shape."""
+    def _changed(self, indices: NDArray[np.int64], labels: Tensor) -> Events:
+        """The spikes of these samples after the changes, on the generator's device."""
         spans = [slice(*self._starts[i : i + 2]) for i in indices]
         device = self._generator.device
-        events = augment(
+        return augment(
             Events.of(
                 torch.from_numpy(np.concatenate([self._times[span] for span in spans])).to(device),
                 torch.from_numpy(np.concatenate([self._units[span] for span in spans]))
@@ -239,5 +245,3 @@ class _Changing:
             duration_s=self._binning.duration_s,
             generator=self._generator,
         )
-        shape = (self._binning.n_steps, len(indices), self._binning.n_channels)
-        return bin_on_device(*events, self._binning), shape

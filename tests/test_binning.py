@@ -11,7 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnbench.data_prep.binning import BinnedSpikes, Binning, bin_on_device, bin_spikes
+from snnbench.data_prep.binning import (
+    BinnedSpikes,
+    Binning,
+    bin_events,
+    bin_on_device,
+    bin_spikes,
+)
 from snnbench.errors import SnnbenchError
 from tests.toy_spikes import toy_spec
 
@@ -216,6 +222,17 @@ def test_on_a_device_a_spike_comes_with_its_channel_and_sample(
     bins, channels, numbers = bin_on_device(times_s, columns[2], columns[0], binning)
     found = list(zip(numbers.tolist(), bins.tolist(), channels.tolist(), strict=True))
     assert found == [(i, k, unit // units_per_channel) for i, k, unit in flat[:-1]]
+
+
+@given(samples, st.booleans(), st.randoms())
+def test_events_in_any_order_are_binned_as_in_theirs(spikes, clip, random):
+    flat = [(i, k, unit) for i, sample in enumerate(spikes) for k, unit in sample]
+    columns = torch.tensor(random.sample(flat, len(flat)), dtype=torch.int64).view(-1, 3).T
+    times_s = ((columns[1].double() + 0.5) * 0.01).float()
+    binning = make_binning(0.01, 0.1, n_units=11, units_per_channel=2, clip=clip)
+    found = bin_events(times_s, columns[2], columns[0], len(spikes), binning)
+    for one, other in zip(found, binned(spikes, 2, clip), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_cutting_keeps_samples_apart():
