@@ -23,7 +23,16 @@
 typedef REAL real;
 typedef int64_t i64;
 constexpr int LANES = 64 / sizeof(real);
-typedef real vec __attribute__((vector_size(64), aligned(sizeof(real)), may_alias));
+
+// Bytes of a register of this processor.
+#if defined(__AVX512F__)
+constexpr int NATIVE = 64;
+#elif defined(__AVX__)
+constexpr int NATIVE = 32;
+#else
+constexpr int NATIVE = 16;
+#endif
+typedef real native __attribute__((vector_size(NATIVE), aligned(sizeof(real)), may_alias));
 
 // what statements call; exp in vectors, without the liberties of -ffast-math
 extern "C" __attribute__((simd("notinbranch"))) float expf(float) noexcept;
@@ -52,8 +61,30 @@ inline void fetch(const real *row, i64 n) {
   for (i64 i = 0; i < n; i += LANES) __builtin_prefetch(row + i, FOR_WRITING);
 }
 
-inline vec load(const real *p) { return *reinterpret_cast<const vec *>(p); }
-inline void store(real *p, vec v) { *reinterpret_cast<vec *>(p) = v; }
+// Numbers in one register or several. A vector type wider than a register would also compile, but GCC keeps
+// such sums on the stack: ten times the time on a processor with AVX2.
+template <int BYTES>
+struct Wide {
+  Wide<BYTES / 2> low, high;
+  static Wide load(const real *p) {
+    return {Wide<BYTES / 2>::load(p), Wide<BYTES / 2>::load(p + BYTES / 2 / sizeof(real))};
+  }
+  void store(real *p) const { low.store(p), high.store(p + BYTES / 2 / sizeof(real)); }
+  void operator+=(const Wide &v) { low += v.low, high += v.high; }
+  friend Wide operator*(real factor, const Wide &v) { return {factor * v.low, factor * v.high}; }
+};
+template <>
+struct Wide<NATIVE> {
+  native v;
+  static Wide load(const real *p) { return {*reinterpret_cast<const native *>(p)}; }
+  void store(real *p) const { *reinterpret_cast<native *>(p) = v; }
+  void operator+=(const Wide &other) { v += other.v; }
+  friend Wide operator*(real factor, const Wide &other) { return {factor * other.v}; }
+};
+
+typedef Wide<64> vec;
+inline vec load(const real *p) { return vec::load(p); }
+inline void store(real *p, const vec &v) { v.store(p); }
 
 // Zeros, aligned to whole lines of cache: a vector that lies across two costs twice.
 class Buffer {
