@@ -110,6 +110,9 @@ class TrainSpec(Spec):
     epochs: int = Field(default=50, ge=1)
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better validation accuracy; None never stops early."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Begin no epoch after so many minutes of epochs, those before a resumption included; None takes the time
+    that `epochs` need. How many are done then depends on the machine; the schedule is that of `epochs`."""
     loss: Literal["cross-entropy", "tempotron"] = "cross-entropy"
     """tempotron: how far the class's logit is below 1, and every other one above (models/losses.py)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

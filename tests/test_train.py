@@ -289,6 +289,45 @@ def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path):
     assert train(spec, tmp_path, resume=True).epochs_run == 3
 
 
+def test_no_epoch_begins_when_the_time_is_over(tmp_path: Path):
+    told: list[EpochReport] = []
+    spec = toy_spec(train__minutes=1e-9, train__epochs=10, train__schedule="cosine")
+    result = train(spec, tmp_path / "short", on_epoch=told.append)
+    assert (result.status, result.epochs_run, result.chosen_epoch) == ("finished", 1, 1)
+    assert told[-1].is_last(spec.train)
+    assert train(spec, tmp_path / "short", resume=True).epochs_run == 1
+    # what is done is the beginning of the same run without a budget
+    first: list[EpochReport] = []
+    whole = train(
+        toy_spec(train__minutes=1e9, train__epochs=2), tmp_path / "long", on_epoch=first.append
+    )
+    assert whole.epochs_run == 2
+    assert first[0].loss == told[0].loss
+    assert [r.seconds_so_far for r in first] == [
+        first[0].seconds,
+        first[0].seconds + first[1].seconds,
+    ]
+
+
+def test_time_before_a_resumption_counts(tmp_path: Path):
+    spec = toy_spec(train__minutes=1000, train__epochs=3)
+
+    def interrupt(report: EpochReport) -> None:
+        raise KeyboardInterrupt
+
+    # each session trains an epoch, and its state is made to say that it took 40,000 of 60,000 seconds
+    for epochs in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            train(spec, tmp_path, on_epoch=interrupt, resume=True)
+        assert len(history(tmp_path)) == epochs
+        file = load_tensors(tmp_path / RESUME_FILE)
+        for row in file.extra["history"]:
+            row["seconds"] = 40_000.0
+            row.pop("seconds_so_far")  # as in states of earlier versions
+        save_tensors(tmp_path / RESUME_FILE, file.tensors, spec, file.extra)
+    assert train(spec, tmp_path, on_epoch=interrupt, resume=True).epochs_run == 2
+
+
 def test_divergence_is_a_status(tmp_path: Path):
     # an activity bound so strong that its loss leaves the range of float32
     spec = toy_spec(train__activity__upper_strength=3e38, train__activity__upper=0.0)

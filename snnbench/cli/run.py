@@ -427,7 +427,7 @@ def training_progress(
         def on_epoch(spec: RunSpec, e: EpochReport) -> None:
             done[spec.run_id] = float(e.epoch)
             if e.is_last(spec.train):
-                total[spec.run_id] = e.epoch  # patience has run out: the rest will not come
+                total[spec.run_id] = e.epoch  # patience or time has run out: the rest will not come
             figures.clear()  # so that what a batch tells stands in this order, too
             if len(specs) > 1:
                 figures["seed"] = str(spec.seed)
