@@ -134,6 +134,10 @@ class TrainSpec(Spec):
     recompute_steps: int | None = Field(default=None, ge=1)
     """Keep the network's state only every so many steps, and compute the rest again in the backward pass:
     less memory for more time. None keeps everything."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Numbers in which dense products of spikes and weights are computed, in training and evaluation; scan,
+    normalisation, loss and weights are float32 (models/precision.py). Engines `triton` and `reference` have
+    such products, those of the CPU only before a normalisation, without which bfloat16 changes nothing."""
     activity: ActivitySpec = ActivitySpec()
     augment: AugmentSpec = AugmentSpec()
 

@@ -126,6 +126,7 @@ def test_an_unknown_key_is_refused_with_its_path_and_near_names(key: str, messag
         ("train.minutes", float("inf")),
         ("train.minutes", "an hour"),
         ("train.optimiser", "lion"),
+        ("train.precision", "float16"),
         ("train.betas", [0.9]),
         ("model.hidden", []),
         ("model.hidden", [0]),
@@ -180,6 +181,7 @@ CHOICES: dict[str, tuple[Any, Any]] = {
     "train.recompute_steps": (20, 30),
     "train.gradient_clip": (1.0, 2.0),
     "train.dt_s": (0.005, 0.0025),
+    "train.precision": ("bfloat16", "float32"),
     "train.augment.deletion_p": (0.1, 0.2),
 }
 # literals with one value so far, and kinds, each of which has keys of its own: see test_model_spec
