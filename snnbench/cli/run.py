@@ -224,6 +224,8 @@ def eval_command(
     from snnbench.record import read_record
     from snnbench.seeding import resolve_device
 
+    if run.is_file():
+        raise SnnbenchError(f"{run}: is a file; name the folder of a run, for example {run.parent}")
     if not (run / "record.json").is_file():
         raise SnnbenchError(f"{run}: not a finished run folder, there is no record.json in it")
     record, where = read_record(run / "record.json"), resolve_device(device)
