@@ -34,3 +34,6 @@ READERS: dict[str, Callable[[Path, Recipe], Listing]] = {
 
 GENERATED = {"espeak-digits", "randman"}
 """Kinds that are made on this machine and need no source folder."""
+
+IN_ORDER_OF_NAMES = {"heidelberg-digits", "espeak-digits", "free-spoken-digits"}
+"""Kinds whose readers sort all recordings by their source ids, so that these tell the order."""

@@ -252,10 +252,13 @@ class SplitReader:
         _check_arrays(self.path, self.name, part, self._header)
         return part
 
-    def blocks(self, max_spikes: int) -> Iterator[SpikeSplit]:
-        """All samples in order, in blocks of at most `max_spikes` spikes, or of one larger sample."""
-        for start, stop in spans(self._offsets(slice(None)), max_spikes):
-            yield self.read(start, stop)
+    def blocks(
+        self, max_spikes: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[SpikeSplit]:
+        """Samples `start` to `stop` in blocks of at most `max_spikes` spikes, or of one larger sample."""
+        offsets = self._offsets(slice(start, None if stop is None else stop + 1))
+        for first, end in spans(offsets, max_spikes):
+            yield self.read(start + first, start + end)
 
     def sources(self) -> list[tuple[str, str]]:
         """Source id and sha256 of every sample, doubles included."""

@@ -31,6 +31,7 @@ from snnbench.model_spec import ModelSpec, PerUnit
 from snnbench.models.constants import UnitConstant
 from snnbench.models.engines import Engine
 from snnbench.models.kinds import constants_of, kind_of, middle
+from snnbench.models.precision import Precision
 from snnbench.models.scan import drive, scan
 from snnbench.models.scan_types import Cell, ScanResult
 from snnbench.models.surrogate import make_surrogate
@@ -139,6 +140,7 @@ class SpikingLayer(nn.Module):
         gate: Tensor | None = None,
         state: Any = None,
         engine: Engine = "auto",
+        precision: Precision = "float32",
         keep_spikes: bool = False,
         keep_membranes: bool = False,
     ) -> ScanResult:
@@ -148,7 +150,7 @@ class SpikingLayer(nn.Module):
         the `outgoing_weight` of the layer below. `gate` comes from `draw_gate`.
         """
         if self.norm is not None:
-            inputs, weight = self.norm(drive(inputs, weight)), None
+            inputs, weight = self.norm(drive(inputs, weight, precision)), None
         return scan(
             inputs,
             weight,
@@ -160,6 +162,7 @@ class SpikingLayer(nn.Module):
             keep_spikes=keep_spikes,
             keep_membranes=keep_membranes,
             engine=engine,
+            precision=precision,
         )
 
     def draw_gate(self, n_batch: int, dropout: torch.Generator | None) -> Tensor | None:

@@ -14,6 +14,7 @@ from snnbench.data_prep.batch import EventBatch, events_of_steps
 from snnbench.model_spec import ModelSpec, SpikingReadoutSpec
 from snnbench.models.engines import Engine
 from snnbench.models.layers import SpikingLayer
+from snnbench.models.precision import Precision
 from snnbench.models.readout import LeakyReadout, SpikingReadout
 from snnbench.models.scan import sizes_of
 
@@ -48,6 +49,8 @@ class SpikingNetwork(nn.Module):
         With a number, time is cut into stretches of so many steps. The forward pass keeps only the state
         between stretches, and the backward pass computes each stretch again before it goes through it: less
         memory for more time. Without, everything the backward pass needs is kept.
+    precision
+        Of the dense products, see `snnbench.models.precision`.
     """
 
     engine: Engine = "auto"
@@ -59,11 +62,13 @@ class SpikingNetwork(nn.Module):
         readout: LeakyReadout | SpikingReadout,
         *,
         recompute_steps: int | None = None,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.readout = readout
         self.recompute_steps = recompute_steps
+        self.precision: Precision = precision
 
     @property
     def layer_names(self) -> list[str]:
@@ -111,7 +116,12 @@ class SpikingNetwork(nn.Module):
         for layer, gate in zip(self._layers, gates, strict=True):
             below = hidden[-1] if hidden else inputs
             result = layer(
-                below, weight=layer.weight, gate=gate, keep_spikes=True, engine=self.engine
+                below,
+                weight=layer.weight,
+                gate=gate,
+                keep_spikes=True,
+                engine=self.engine,
+                precision=self.precision,
             )
             hidden.append(result.spikes)
         return hidden
@@ -132,6 +142,7 @@ class SpikingNetwork(nn.Module):
                 gate=gate,
                 state=state,
                 engine=self.engine,
+                precision=self.precision,
             )
             # what has been through the next layer's weights is its drive
             inputs, weight = result.projected, None
@@ -166,6 +177,7 @@ def build(
     generator: torch.Generator,
     *,
     recompute_steps: int | None = None,
+    precision: Precision = "float32",
 ) -> SpikingNetwork:
     """A network with fresh weights, on the CPU.
 
@@ -179,7 +191,7 @@ def build(
         Width of a time bin in s, from which the decays follow.
     generator
         Where the initial weights come from (on the CPU, so that every device begins the same).
-    recompute_steps
+    recompute_steps, precision
         As in `SpikingNetwork`.
     """
     sizes = (n_inputs, *spec.hidden)
@@ -189,4 +201,4 @@ def build(
         readout = SpikingReadout(spec.hidden[-1], n_outputs, spec.readout, spec, dt_s, generator)
     else:
         readout = LeakyReadout(spec.hidden[-1], n_outputs, spec.readout, dt_s, generator)
-    return SpikingNetwork(layers, readout, recompute_steps=recompute_steps)
+    return SpikingNetwork(layers, readout, recompute_steps=recompute_steps, precision=precision)

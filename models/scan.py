@@ -25,6 +25,7 @@ from snnbench.data_prep.batch import EventBatch, dense_counts, places_of_events
 from snnbench.errors import SnnbenchError
 from snnbench.models.engines import Engine, resolve_engine
 from snnbench.models.known_recipes import name_of
+from snnbench.models.precision import Precision, product
 from snnbench.models.scan_cpu import Outputs, check_events
 from snnbench.models.scan_cuda_operator import one_replica, scan_on_gpu
 from snnbench.models.scan_operator import scan_operator
@@ -47,6 +48,7 @@ def scan(
     keep_membranes: bool = False,
     keep_peaks: bool = False,
     engine: Engine = "auto",
+    precision: Precision = "float32",
 ) -> ScanResult:
     """Run a layer over all time steps. Gradients of gradients need the reference.
 
@@ -74,6 +76,9 @@ def scan(
         Whether to return spikes, membranes, and the largest membrane over time.
     engine
         Which implementation to take.
+    precision
+        Of the products with `weight` and `outgoing_weight` where they are dense ones, in `reference` and
+        `triton`; kernels that compute them from events do so in float32.
 
     Raises
     ------
@@ -111,7 +116,13 @@ def scan(
         _check_dense(inputs)
     if engine == "reference":
         result = scan_drive(
-            drive(inputs, weight), recurrent_weight, cell, state, gate, outgoing_weight
+            drive(inputs, weight, precision),
+            recurrent_weight,
+            cell,
+            state,
+            gate,
+            outgoing_weight,
+            precision,
         )
         return _asked_for(result, keep_spikes, keep_membranes, keep_peaks)
 
@@ -132,7 +143,7 @@ def scan(
     if engine == "triton":
         result = scan_on_gpu(
             recipe,
-            drive(inputs, weight).transpose(0, 1)[None],
+            drive(inputs, weight, precision).transpose(0, 1)[None],
             _one(recurrent_weight),
             _one(outgoing_weight),
             parameters[:, None],
@@ -140,6 +151,7 @@ def scan(
             first[:, None],
             keep,
             through_recurrence=cell.gradient_through_recurrence,
+            precision=precision,
         )
         return _asked_for(one_replica(result, 0), keep_spikes, keep_membranes, keep_peaks)
     events = inputs if isinstance(inputs, EventBatch) else None
@@ -183,7 +195,9 @@ def _asked_for(result: ScanResult, spikes: bool, membranes: bool, peaks: bool) -
     )
 
 
-def drive(inputs: Tensor | EventBatch, weight: Tensor | None) -> Tensor:
+def drive(
+    inputs: Tensor | EventBatch, weight: Tensor | None, precision: Precision = "float32"
+) -> Tensor:
     """W S_in for all time steps, (time, batch, unit), as one dense product."""
     if isinstance(inputs, EventBatch):
         bins, samples = places_of_events(
@@ -191,7 +205,7 @@ def drive(inputs: Tensor | EventBatch, weight: Tensor | None) -> Tensor:
         )
         shape = (inputs.n_steps, inputs.n_samples, inputs.n_channels)
         inputs = dense_counts(bins, inputs.channels.long(), samples, shape=shape, clip=False)
-    return inputs if weight is None else torch.nn.functional.linear(inputs.to(weight.dtype), weight)
+    return inputs if weight is None else product(inputs.to(weight.dtype), weight, precision)
 
 
 def sizes_of(inputs: Tensor | EventBatch) -> tuple[int, int]:

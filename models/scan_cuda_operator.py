@@ -16,6 +16,7 @@ from torch import Tensor
 from snnbench.models import scan_cuda
 from snnbench.models.derivation import Recipe, derive
 from snnbench.models.known_recipes import name_of, names_to_keep, recipe_called
+from snnbench.models.precision import Precision, product
 from snnbench.models.scan_types import ScanResult
 
 
@@ -43,6 +44,7 @@ def scan_on_gpu(
     keep: Collection[str],
     *,
     through_recurrence: bool = True,
+    precision: Precision = "float32",
 ) -> ScanResult:
     """Replicas of a layer in all time steps; as in `ScanResult`, with an axis `replica` in front of all.
 
@@ -56,6 +58,8 @@ def scan_on_gpu(
         `membrane` and `peaks` where they are to be returned; `for-backward` where a gradient is wanted.
     through_recurrence
         Whether the gradient goes through recurrent weights to earlier spikes.
+    precision
+        Of the product with `outgoing`.
     """
     slope = recipe.surrogate.slope if recipe.surrogate else 0.0
     spiking = recipe.neuron.distance is not None
@@ -78,7 +82,7 @@ def scan_on_gpu(
     n_outgoing = 0 if outgoing is None or not spiking else outgoing.shape[1]
     projected = drive.new_empty(*drive.shape[:3], n_outgoing)
     if outgoing is not None and spiking:
-        flat = out.spikes.flatten(1, 2) @ outgoing.transpose(1, 2)
+        flat = product(out.spikes.flatten(1, 2), outgoing, precision)
         projected = flat.view(*drive.shape[:3], n_outgoing)
     return ScanResult(
         spikes=out.spikes.transpose(1, 2),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from snnbench.models.neuron import make_reset
+from snnbench.models.precision import Precision, product
 from snnbench.models.scan_types import Cell, ScanResult, peaks_over_time
 
 
@@ -21,6 +22,7 @@ def scan_drive(
     state: Any,
     gate: Tensor | None = None,
     outgoing_weight: Tensor | None = None,
+    precision: Precision = "float32",
 ) -> ScanResult:
     """Run neurons over all steps of a drive of shape (time, batch, unit), from `state`.
 
@@ -47,5 +49,5 @@ def scan_drive(
     if neuron.distance is None:
         sent_by_all, counts = sent_by_all[:0], counts[:0]
     elif outgoing_weight is not None:
-        projected = torch.nn.functional.linear(sent_by_all, outgoing_weight)
+        projected = product(sent_by_all, outgoing_weight, precision)
     return ScanResult(sent_by_all, counts, projected, membranes, peaks_over_time(membranes), state)

@@ -331,6 +331,11 @@ def evaluate_again(
             f" {record.data.fingerprint}"
         )
     network, spec = load_network(folder / MODEL_FILE)
+    if spec != record.spec:
+        raise SnnbenchError(
+            f"{folder / MODEL_FILE}: holds weights of run {spec.run_id}, the record is of"
+            f" {record.spec.run_id}; put the run's own file there"
+        )
     network.engine = engine or engine_of(record, device)
     predictions, _ = open_test_once(dataset, network.to(device), spec, device)
     stored = read_predictions(folder / PREDICTIONS_FILE)

@@ -102,6 +102,7 @@ def build_for(spec: RunSpec, generator: torch.Generator) -> SpikingNetwork:
         spec.train.dt_s,
         generator,
         recompute_steps=spec.train.recompute_steps,
+        precision=spec.train.precision,
     )
 
 

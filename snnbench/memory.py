@@ -179,6 +179,9 @@ def estimate_memory(
 def _floats(spec: RunSpec, engine: str) -> Floats:
     """What an engine holds, and what this model's normalisation and readout hold beside it."""
     floats, readout = ENGINES[engine], spec.model.readout
+    if spec.train.precision == "bfloat16" and not floats.shares:
+        # spikes once more, as factors of the product with the weights onward: in half as many bytes
+        floats = floats._replace(kept=floats.kept + 1)
     if readout.kind == "leaky":
         if readout.reduce != "max":
             # membranes, and what a softmax makes of them

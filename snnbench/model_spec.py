@@ -191,7 +191,7 @@ class ModelSpec(Spec):
     """A spiking network: stacked layers of `hidden` sizes and a readout."""
 
     name: str
-    hidden: tuple[int, ...] = Field(default=(128,), min_length=1)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128,), min_length=1)
     recurrent: bool = False
     gradient_through_recurrence: bool = True
     """Whether the backward pass goes back in time through recurrent weights; they learn all the same."""
@@ -207,9 +207,3 @@ class ModelSpec(Spec):
     """Scale of the initial recurrent weights, likewise."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability with which a hidden unit is silenced for a whole sample in training."""
-
-    @model_validator(mode="after")
-    def _sizes_positive(self) -> Self:
-        if any(size < 1 for size in self.hidden):
-            raise ValueError(f"hidden: every layer needs at least one unit, got {self.hidden}")
-        return self

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -98,6 +98,9 @@ class AugmentSpec(Spec):
         return self != AugmentSpec()
 
 
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainSpec(Spec):
     """How a model is trained; evaluation uses the same binning."""
 
@@ -110,6 +113,9 @@ class TrainSpec(Spec):
     epochs: int = Field(default=50, ge=1)
     patience: int | None = Field(default=None, ge=1)
     """Stop after so many epochs without a better validation accuracy; None never stops early."""
+    minutes: float | None = Field(default=None, gt=0)
+    """Begin no epoch after so many minutes of epochs, those before a resumption included; None takes the time
+    that `epochs` need. How many are done then depends on the machine; the schedule is that of `epochs`."""
     loss: Literal["cross-entropy", "tempotron"] = "cross-entropy"
     """tempotron: how far the class's logit is below 1, and every other one above (models/losses.py)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -117,7 +123,7 @@ class TrainSpec(Spec):
     optimiser: Literal["adam", "adamax", "adamw", "sgd", "rmsprop"] = "adam"
     """sgd has Nesterov momentum betas[0]; rmsprop averages squares with betas[1]."""
     lr: float = Field(default=1e-3, gt=0, le=100)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
     """Of the learning rate, from epoch to epoch: half a cosine towards 0; or up to `lr` in the first three
@@ -131,6 +137,10 @@ class TrainSpec(Spec):
     recompute_steps: int | None = Field(default=None, ge=1)
     """Keep the network's state only every so many steps, and compute the rest again in the backward pass:
     less memory for more time. None keeps everything."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Numbers in which dense products of spikes and weights are computed, in training and evaluation; scan,
+    normalisation, loss and weights are float32 (models/precision.py). Engines `triton` and `reference` have
+    such products, those of the CPU only before a normalisation, without which bfloat16 changes nothing."""
     activity: ActivitySpec = ActivitySpec()
     augment: AugmentSpec = AugmentSpec()
 
@@ -149,10 +159,12 @@ class RunSpec(Spec):
         for part, spec in (("neuron", self.model.neuron), ("readout", self.model.readout)):
             for name in type(spec).model_fields:
                 value = getattr(spec, name)
-                tau_s = value.low if isinstance(value, PerUnit) else value
+                key, tau_s = f"model.{part}.{name}", value
+                if isinstance(value, PerUnit):
+                    key, tau_s = f"{key}.low", value.low
                 if name.startswith("tau_") and tau_s < self.train.dt_s:
                     raise ValueError(
-                        f"model.{part}.{name} = {tau_s} s is shorter than the bin train.dt_s ="
+                        f"{key} = {tau_s} s is shorter than the bin train.dt_s ="
                         f" {self.train.dt_s} s; take a smaller bin or a longer time constant"
                     )
         return self

@@ -78,6 +78,18 @@ def describe_validation_error(kind: type[BaseModel], error: ValidationError, whe
             lines.append(f"{path}: {unknown_name(keys[-1], problem['input'], names)}")
         elif problem["type"] == "value_error":
             lines.append(f"{path}: {problem['ctx']['error']}")
+        elif problem["type"] == "tuple_type":
+            lines.append(f"{path}: needs values in square brackets, found {problem['input']!r}")
+        elif problem["type"] == "too_short":
+            least = problem["ctx"]["min_length"]
+            lines.append(
+                f"{path}: needs at least {least} of its values, found {problem['input']!r}"
+            )
+        elif problem["type"] == "model_type":
+            lines.append(
+                f"{path}: has keys of its own, such as {path}.{_fields_of(found_in)[0]}; found"
+                f" {problem['input']!r}"
+            )
         elif problem["type"] == "missing":
             lines.append(f"{path}: is missing")
         else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -86,6 +87,8 @@ class EpochReport(NamedTuple):
     """Training alone: batches, forward, backward and update."""
     seconds: float
     """Of the whole epoch: training and validation."""
+    seconds_so_far: float
+    """Of all epochs up to this one, in whichever session they were done."""
     chosen_epoch: int
     """Epoch with the best validation accuracy so far."""
     warnings: tuple[str, ...]
@@ -97,9 +100,13 @@ class EpochReport(NamedTuple):
         return self.input_spikes / self.train_seconds
 
     def is_last(self, spec: TrainSpec) -> bool:
-        """Whether all epochs are done, or patience has run out."""
+        """Whether all epochs are done, or patience or time has run out."""
         waited = self.epoch - self.chosen_epoch
-        return self.epoch >= spec.epochs or (spec.patience is not None and waited >= spec.patience)
+        return (
+            self.epoch >= spec.epochs
+            or (spec.patience is not None and waited >= spec.patience)
+            or (spec.minutes is not None and self.seconds_so_far >= 60 * spec.minutes)
+        )
 
 
 class FitResult(NamedTuple):
@@ -356,7 +363,7 @@ class _Run:
         is_best = not self.history or valid.correct > self.best.valid.correct
         if is_best:
             self.best_weights = {k: v.clone() for k, v in self.evaluated.state_dict().items()}
-        duration_s = self.spec.task.duration_s
+        duration_s, seconds = self.spec.task.duration_s, time.perf_counter() - started
         rates = dict(zip(self.network.layer_names, trained.rates, strict=True))
         self.history.append(
             EpochReport(
@@ -368,7 +375,8 @@ class _Run:
                 rate_hz={name: float(r.mean()) / duration_s for name, r in rates.items()},
                 input_spikes=trained.input_spikes,
                 train_seconds=trained.seconds,
-                seconds=time.perf_counter() - started,
+                seconds=seconds,
+                seconds_so_far=seconds + (self.history[-1].seconds_so_far if self.history else 0.0),
                 chosen_epoch=epoch if is_best else self.best.epoch,
                 warnings=tuple(
                     text
@@ -438,16 +446,20 @@ class _Run:
             indices = range(len(state["param_groups"][0]["params"]))
             state["state"] = {i: parts[f"optimiser.{i}"] for i in indices}
             self.optimiser.load_state_dict(state)
+            rows = file.extra["history"]
+            # states of earlier versions do not say it
+            times = itertools.accumulate(row["seconds"] for row in rows)
             self.history = [
                 EpochReport(
                     **{
                         **row,
+                        "seconds_so_far": so_far,
                         "train": Counts(**row["train"]),
                         "valid": Counts(**row["valid"]),
                         "warnings": tuple(row["warnings"]),
                     }
                 )
-                for row in file.extra["history"]
+                for row, so_far in zip(rows, times, strict=True)
             ]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise SnnbenchError(

@@ -288,6 +288,10 @@ def test_wrong_usage_is_named_and_exits_2(world: World, arguments: str, message:
         ("train digits-synthetic ff-lif --data {data}", "task digits-synthetic needs"),
         ("eval {board}", "not a finished run folder"),
         ("eval {run}", "no such data file"),
+        (
+            "eval {run}/record.json --data {data}",
+            "is a file; name the folder of a run, for example",
+        ),
         ("board add none --authors A", "none"),
     ],
 )
@@ -298,6 +302,60 @@ def test_a_failure_is_named_and_exits_1(world: World, arguments: str, message: s
     assert message in done.err
     assert done.out == ""
     assert "0/?" not in done.err  # no bar of a work that never began
+
+
+@pytest.fixture(scope="session")
+def other_run(world: World) -> Path:
+    """A finished run of another model on the same data."""
+    arguments = ("--data", world.data, "--out", world.folder / "others", "--json", *QUICK)
+    trained = snnbench("train", "hd", "rec-lif", *arguments)
+    return Path(strict_json(trained.out)["folder"])
+
+
+SPOILT: dict[str, Callable[[bytes, Path], bytes]] = {
+    "of another model": lambda own, other: other.read_bytes(),
+    "truncated": lambda own, other: own[: len(own) // 2],
+    "random bytes": lambda own, other: np.random.default_rng(0).bytes(len(own)),
+    "another header": lambda own, other: own.replace(b'"spec"', b'"spex"', 1),
+    "empty": lambda own, other: b"",
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_spoilt_weights_and_states_are_named(
+    world: World, other_run: Path, tmp_path: Path, how: str
+) -> None:
+    run = Path(shutil.copytree(world.run, tmp_path / world.run.name))
+    for name in ("model.safetensors", "resume.safetensors"):
+        own = (run / name).read_bytes()
+        (run / name).write_bytes(SPOILT[how](own, other_run / name))
+    done = snnbench("eval", run, "--data", world.data)
+    assert (done.code, done.out) == (1, "")
+    assert f"{run / 'model.safetensors'}: sha256" in done.err
+
+    # unfinished, it would go on from its state
+    (run / "record.json").unlink()
+    train = ("train", "hd", "ff-lif", "--data", world.data, "--out", tmp_path, *QUICK)
+    done = snnbench(*train, "--resume")
+    assert (done.code, done.out) == (1, "")
+    assert f"{run / 'resume.safetensors'}: " in done.err
+    if how == "of another model":
+        assert f"is the state of run {other_run.name}, not of {run.name}" in done.err
+    assert not (run / "record.json").exists()
+
+
+def test_weights_of_another_run_are_none_of_this_record(
+    world: World, other_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(world.run, tmp_path / world.run.name))
+    record = json.loads((run / "record.json").read_text())
+    other = json.loads((other_run / "record.json").read_text())
+    shutil.copyfile(other_run / "model.safetensors", run / "model.safetensors")
+    record["checkpoint_sha256"] = other["checkpoint_sha256"]
+    (run / "record.json").write_text(json.dumps(record))
+    done = snnbench("eval", run, "--data", world.data)
+    assert (done.code, done.out) == (1, "")
+    assert f"holds weights of run {other_run.name}, the record is of {run.name}" in done.err
 
 
 def test_bad_sound_is_named_and_leaves_nothing(

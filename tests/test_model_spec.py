@@ -176,7 +176,7 @@ def test_a_number_or_a_range():
             "mean = 0.06 has to lie between low and high",
         ),
         ({"neuron": {"tau_mem_s": {**TAU, "draw": "gama", "mean": 0.01}}}, "did you mean gamma"),
-        ({"hidden": [3, 0]}, "every layer needs at least one unit, got (3, 0)"),
+        ({"hidden": [3, 0]}, "model.hidden.1: input should be greater than or equal to 1, found 0"),
         ({"surrogate": {"peak": 0}}, "model.surrogate.peak"),
     ],
     ids=str,
@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_told_with_its_key(keys: dict[str, Any], told: str)
     ("overrides", "key"),
     [
         ({"model__neuron__tau_mem_s": 5e-3}, "model.neuron.tau_mem_s = 0.005 s"),
-        ({"model__neuron__tau_mem_s": TAU}, "model.neuron.tau_mem_s = 0.005 s"),
+        ({"model__neuron__tau_mem_s": TAU}, "model.neuron.tau_mem_s.low = 0.005 s"),
         ({"model__readout__tau_syn_s": 5e-3}, "model.readout.tau_syn_s = 0.005 s"),
         (
             {"model__readout": {"kind": "spike-count", "tau_mem_s": 5e-3}},
@@ -197,7 +197,7 @@ def test_what_does_not_fit_is_told_with_its_key(keys: dict[str, Any], told: str)
         ),
         (
             {"model__neuron": {"kind": "se-adlif", "tau_adapt_s": TAU}},
-            "model.neuron.tau_adapt_s = 0.005 s",
+            "model.neuron.tau_adapt_s.low = 0.005 s",
         ),
     ],
     ids=str,

@@ -122,8 +122,16 @@ def test_an_unknown_key_is_refused_with_its_path_and_near_names(key: str, messag
         ("train.lr", float("nan")),
         ("train.lr", float("inf")),
         ("train.epochs", 1.5),
+        ("train.minutes", 0),
+        ("train.minutes", float("inf")),
+        ("train.minutes", "an hour"),
         ("train.optimiser", "lion"),
+        ("train.precision", "float16"),
         ("train.betas", [0.9]),
+        ("train.betas", [0.9, 1.0]),
+        ("train.betas", [-0.1, 0.9]),
+        ("model.hidden", 128),
+        ("model.hidden", [128, 0]),
         ("model.hidden", []),
         ("model.hidden", [0]),
         ("model.dropout", 1.0),
@@ -173,9 +181,11 @@ CHOICES: dict[str, tuple[Any, Any]] = {
     "train.betas": ([0.8, 0.999], [0.9, 0.99]),
     "model.dropout": (0.5, 0.25),
     "train.patience": (3, 4),
+    "train.minutes": (1.0, 2.0),
     "train.recompute_steps": (20, 30),
     "train.gradient_clip": (1.0, 2.0),
     "train.dt_s": (0.005, 0.0025),
+    "train.precision": ("bfloat16", "float32"),
     "train.augment.deletion_p": (0.1, 0.2),
 }
 # literals with one value so far, and kinds, each of which has keys of its own: see test_model_spec
@@ -293,6 +303,36 @@ def test_a_time_constant_shorter_than_the_bin_is_refused(key: str) -> None:
     message = refusal(**{key: 0.005, "train.dt_s": 0.01})
     assert f"{key} = 0.005 s is shorter than the bin train.dt_s = 0.01 s" in message
     assert run_spec(**{key: 0.01, "train.dt_s": 0.01})
+
+
+def test_of_a_range_the_shortest_time_constant_counts() -> None:
+    key = "model.neuron.tau_mem_s"
+    message = refusal(**{key: {"low": 0.004, "high": 0.02}, "train.dt_s": 0.01})
+    assert f"{key}.low = 0.004 s is shorter than the bin train.dt_s = 0.01 s" in message
+    assert run_spec(**{key: {"low": 0.01, "high": 0.02}, "train.dt_s": 0.01})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.neuron.kind", "lfi", "model.neuron: unknown kind 'lfi'; did you mean lif"),
+        ("model.surrogate.kind", "superspik", "unknown kind 'superspik'; did you mean superspike?"),
+        ("model.readout.kind", "leeky", "model.readout: unknown kind 'leeky'; did you mean leaky?"),
+        ("model.readout.reduce", "maxx", "unknown reduce 'maxx'; did you mean max"),
+        ("model.norm", "bacth", "model.norm: unknown norm 'bacth'; did you mean batch?"),
+        ("train.schedule", "cosin", "unknown schedule 'cosin'; did you mean cosine?"),
+        ("train.optimiser", "adamm", "unknown optimiser 'adamm'; did you mean adam"),
+        ("train.precision", "bf16", "unknown precision 'bf16'; did you mean bfloat16?"),
+        ("model.hidden", [], "model.hidden: needs at least 1 of its values, found []"),
+        ("model.hidden", [128, 0], "model.hidden.1: input should be greater than or equal to 1, f"),
+        ("model.hidden", 128, "model.hidden: needs values in square brackets, found 128"),
+        ("model.neuron", "lif", "model.neuron: has keys of its own, such as model.neuron."),
+    ],
+)
+def test_wrong_words_and_shapes_are_told_with_what_is_right(
+    key: str, value: Any, message: str
+) -> None:
+    assert message in refusal(**{key: value})
 
 
 # --- what ships

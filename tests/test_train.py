@@ -12,12 +12,14 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from snnbench.checkpoint import load_network, load_tensors, save_tensors
+from snnbench.checkpoint import build_for, load_network, load_tensors, save_tensors
+from snnbench.data_prep.loader import SpikeLoader
 from snnbench.errors import SnnbenchError, UsageError
 from snnbench.evaluate import predict
 from snnbench.metrics import Counts, count_correct
 from snnbench.models.engines import Engine
-from snnbench.seeding import resolve_device
+from snnbench.models.losses import make_loss
+from snnbench.seeding import make_generator, resolve_device
 from snnbench.spec import RunSpec, TrainSpec
 from snnbench.train import (
     RESUME_FILE,
@@ -289,6 +291,45 @@ def test_patience_ends_a_run_that_no_longer_improves(tmp_path: Path):
     assert train(spec, tmp_path, resume=True).epochs_run == 3
 
 
+def test_no_epoch_begins_when_the_time_is_over(tmp_path: Path):
+    told: list[EpochReport] = []
+    spec = toy_spec(train__minutes=1e-9, train__epochs=10, train__schedule="cosine")
+    result = train(spec, tmp_path / "short", on_epoch=told.append)
+    assert (result.status, result.epochs_run, result.chosen_epoch) == ("finished", 1, 1)
+    assert told[-1].is_last(spec.train)
+    assert train(spec, tmp_path / "short", resume=True).epochs_run == 1
+    # what is done is the beginning of the same run without a budget
+    first: list[EpochReport] = []
+    whole = train(
+        toy_spec(train__minutes=1e9, train__epochs=2), tmp_path / "long", on_epoch=first.append
+    )
+    assert whole.epochs_run == 2
+    assert first[0].loss == told[0].loss
+    assert [r.seconds_so_far for r in first] == [
+        first[0].seconds,
+        first[0].seconds + first[1].seconds,
+    ]
+
+
+def test_time_before_a_resumption_counts(tmp_path: Path):
+    spec = toy_spec(train__minutes=1000, train__epochs=3)
+
+    def interrupt(report: EpochReport) -> None:
+        raise KeyboardInterrupt
+
+    # each session trains an epoch, and its state is made to say that it took 40,000 of 60,000 seconds
+    for epochs in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            train(spec, tmp_path, on_epoch=interrupt, resume=True)
+        assert len(history(tmp_path)) == epochs
+        file = load_tensors(tmp_path / RESUME_FILE)
+        for row in file.extra["history"]:
+            row["seconds"] = 40_000.0
+            row.pop("seconds_so_far")  # as in states of earlier versions
+        save_tensors(tmp_path / RESUME_FILE, file.tensors, spec, file.extra)
+    assert train(spec, tmp_path, resume=True).epochs_run == 2
+
+
 def test_divergence_is_a_status(tmp_path: Path):
     # an activity bound so strong that its loss leaves the range of float32
     spec = toy_spec(train__activity__upper_strength=3e38, train__activity__upper=0.0)
@@ -370,10 +411,6 @@ def test_one_step_of_training_is_plain_adam(tmp_path: Path):
     # one epoch of one batch, redone by hand
     spec = toy_spec(train__epochs=1, train__batch_size=90)
     result = train(spec, tmp_path)
-    from snnbench.checkpoint import build_for
-    from snnbench.data_prep.loader import SpikeLoader
-    from snnbench.seeding import make_generator
-
     network = build_for(spec, make_generator(0, "init"))
     (batch,) = SpikeLoader(TRAIN, spec, CPU).batches(90, make_generator(0, "order"))
     nn.functional.cross_entropy(network(batch.spikes).logits, batch.labels).backward()
@@ -383,6 +420,59 @@ def test_one_step_of_training_is_plain_adam(tmp_path: Path):
         step = 0.01 * parameter.grad / (parameter.grad.abs() + 1e-8)
         torch.testing.assert_close(
             weights(result)[name], parameter.detach() - step, rtol=1e-4, atol=1e-5
+        )
+
+
+def first_gradient(spec: RunSpec) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Weights at the beginning and their gradients by all training samples."""
+    network = build_for(spec, make_generator(spec.seed, "init"))
+    (batch,) = SpikeLoader(TRAIN, spec, CPU).event_batches(90, make_generator(spec.seed, "order"))
+    make_loss(spec.train)(network(batch).logits, batch.labels).backward()
+    found = {}
+    for name, p in network.named_parameters():
+        assert p.grad is not None
+        found[name] = (p.detach(), p.grad)
+    return found
+
+
+def after_one_step(folder: Path, **settings: Any) -> tuple[RunSpec, dict[str, torch.Tensor]]:
+    spec = toy_spec(train__epochs=1, train__batch_size=90, train__lr=0.1, **settings)
+    return spec, weights(train(spec, folder))
+
+
+@pytest.mark.parametrize("share", [0.25, 4.0])
+def test_a_gradient_is_clipped_by_the_norm_of_all_of_it(tmp_path: Path, share: float):
+    plain = toy_spec(train__batch_size=90)
+    norm = math.sqrt(sum(float(g.square().sum()) for _, g in first_gradient(plain).values()))
+    sgd: dict[str, Any] = {"train__optimiser": "sgd", "train__betas": [0.0, 0.9]}
+    spec, found = after_one_step(tmp_path, train__gradient_clip=share * norm, **sgd)
+    for name, (weight, gradient) in first_gradient(spec).items():
+        expected = weight - 0.1 * min(1.0, share) * gradient
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_weights_decay(tmp_path: Path, optimiser: str):
+    spec, found = after_one_step(
+        tmp_path,
+        train__optimiser=optimiser,
+        train__betas=[0.0, 0.9],
+        train__weight_decay=0.5,
+    )
+    for name, (weight, gradient) in first_gradient(spec).items():
+        # adamw's first step is one of size lr, and its decay no part of the gradient
+        step = gradient if optimiser == "sgd" else gradient / (gradient.abs() + 1e-8)
+        expected = weight - 0.1 * step - 0.1 * 0.5 * weight
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_are_smoothed_in_training(tmp_path: Path):
+    sgd: dict[str, Any] = {"train__optimiser": "sgd", "train__betas": [0.0, 0.9]}
+    spec, found = after_one_step(tmp_path, train__label_smoothing=0.4, **sgd)
+    for name, (weight, gradient) in first_gradient(spec).items():
+        torch.testing.assert_close(found[name], weight - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(
+            gradient, first_gradient(toy_spec(train__batch_size=90))[name][1], rtol=1e-2
         )
 
 

@@ -133,8 +133,8 @@ def convert(
         source,
         out,
         workers,
-        test_groups=_names(test_groups),
-        valid_groups=_names(valid_groups),
+        test_groups=group_names(test_groups),
+        valid_groups=group_names(valid_groups),
         partial=partial,
     )
     show_file(out, as_json)
@@ -273,5 +273,6 @@ def cost(summary: Summary, seconds: float) -> str:
     )
 
 
-def _names(text: str | None) -> tuple[str, ...]:
+def group_names(text: str | None) -> tuple[str, ...]:
+    """Names that a comma parts, as `--test-groups` has them."""
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()

@@ -19,6 +19,7 @@ from snnbench.cli.show import (
     show_recipe,
     size_text,
 )
+from snnbench.cli.split import split
 from snnbench.errors import SnnbenchError, UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def data_command() -> None:
 
 data_command.add_command(get)
 data_command.add_command(convert)
+data_command.add_command(split)
 data_command.add_command(cochlea)
 
 

@@ -224,6 +224,8 @@ def eval_command(
     from snnbench.record import read_record
     from snnbench.seeding import resolve_device
 
+    if run.is_file():
+        raise SnnbenchError(f"{run}: is a file; name the folder of a run, for example {run.parent}")
     if not (run / "record.json").is_file():
         raise SnnbenchError(f"{run}: not a finished run folder, there is no record.json in it")
     record, where = read_record(run / "record.json"), resolve_device(device)
@@ -427,7 +429,7 @@ def training_progress(
         def on_epoch(spec: RunSpec, e: EpochReport) -> None:
             done[spec.run_id] = float(e.epoch)
             if e.is_last(spec.train):
-                total[spec.run_id] = e.epoch  # patience has run out: the rest will not come
+                total[spec.run_id] = e.epoch  # patience or time has run out: the rest will not come
             figures.clear()  # so that what a batch tells stands in this order, too
             if len(specs) > 1:
                 figures["seed"] = str(spec.seed)
