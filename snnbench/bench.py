@@ -246,7 +246,7 @@ def before_and_after(
     loader = SpikeLoader(valid, spec, device)
     untrained = build_for(spec, make_generator(spec.seed, "init")).to(device)
     untrained.engine = network.engine
-    before, after = (take_snapshot(n, loader, spec.task.duration_s) for n in (untrained, network))
+    before, after = (take_snapshot(n, loader, spec) for n in (untrained, network))
     captions = _captions(spec)
     return {
         "weights": network_plots.weight_histograms(before, after, **captions),
