@@ -103,7 +103,9 @@ def take_snapshot(
         raster = {"input": loader.batch(indices[shown : shown + 1]).spikes[:, 0]}
         raster |= {name: spikes[:, shown] for name, spikes in hidden.items()}
         activity = {"input": _input_activity(batch, n)}
-        activity |= {name: spikes[:, :n].double().mean(dim=(1, 2)) for name, spikes in hidden.items()}
+        activity |= {
+            name: spikes[:, :n].double().mean(dim=(1, 2)) for name, spikes in hidden.items()
+        }
         return Snapshot(
             weights={
                 _leads(name, len(names)): _array(p)

@@ -100,10 +100,8 @@ def test_constants_are_shown_as_such_and_not_among_the_weights():
     spec = toy_spec(
         model__hidden=[16, 8],
         model__norm="batch",
-        **{
-            "model__neuron__tau_mem_s": {"low": 0.01, "high": 0.1, "learned": True},
-            "model__neuron__threshold": {"low": 0.5, "high": 2.0},
-        },
+        model__neuron__tau_mem_s={"low": 0.01, "high": 0.1, "learned": True},
+        model__neuron__threshold={"low": 0.5, "high": 2.0},
     )
     network = build_for(spec, torch.Generator().manual_seed(0))
     snapshot = take_snapshot(network, SpikeLoader(toy_split(20, seed=1), spec, CPU), spec)
@@ -151,7 +149,9 @@ def test_activity_is_the_mean_rate_of_a_unit_in_every_bin():
         np.testing.assert_allclose(snapshot.activity_hz[name], expected, rtol=1e-6)
         if name != "input":
             # the same spikes, counted another way
-            assert snapshot.activity_hz[name].mean() == pytest.approx(snapshot.rates_hz[name].mean())
+            assert snapshot.activity_hz[name].mean() == pytest.approx(
+                snapshot.rates_hz[name].mean()
+            )
 
 
 def test_any_sample_may_be_the_raster_and_changes_nothing_else():
