@@ -16,7 +16,7 @@ from snnbench.network_plots import BINS, draw_histograms, named_panels, write_co
 from snnbench.plots import QUIET, STYLE, layer_colours
 from snnbench.snapshot import Snapshot, UnitValues
 
-_LOGARITHMIC_FROM = 4.0  # with a smaller ratio of the bounds a logarithmic axis has hardly a tick
+_LOGARITHMIC_FROM = 8.0  # with a smaller ratio of the bounds a logarithmic axis has hardly a tick
 _BINS = 25
 _BOUNDS_END = 0.74  # of the panel's height: above it stand figures
 _MARGIN = 0.04  # of the axis, on either side of the bounds
@@ -95,4 +95,4 @@ def _draw_constant(axes: Axes, name: str, old: UnitValues, new: UnitValues, colo
 def _change(old: NDArray[np.floating], new: NDArray[np.floating], unit: str) -> str:
     """Mean and spread before and after, in two lines."""
     means = f"mean {np.mean(old):.3g} → {np.mean(new):.3g}{unit}"
-    return f"{means}\nsd {np.std(old):.2g} → {np.std(new):.2g}"
+    return f"{means}\nsd {np.std(old):.2g} → {np.std(new):.2g}".replace("-", "−")

@@ -119,7 +119,7 @@ def delay_matrix(
         rows,
         columns,
         title=title,
-        subtitle=f"Delays {connection}; units by their mean delay, short to long",
+        subtitle=f"Delays {connection}; units by mean delay, each by the size of its weight, short to long",
         note=note,
         unit="ms",
     )

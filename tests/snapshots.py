@@ -20,9 +20,7 @@ def make_snapshot(seed: int, scale: float, layers: int = 2, predicted: int = 0) 
     names = [f"hidden{i}" for i in range(1, layers + 1)]
     sizes = {"input": N_CHANNELS, **dict.fromkeys(names, N_UNITS), "readout": N_CLASSES}
     chain = ["input", *names, "readout"]
-    shapes = {
-        f"{a} to {b}": (sizes[b], sizes[a]) for a, b in itertools.pairwise(chain)
-    }
+    shapes = {f"{a} to {b}": (sizes[b], sizes[a]) for a, b in itertools.pairwise(chain)}
     shapes |= {f"within {name}": (N_UNITS, N_UNITS) for name in names}
 
     def constant(low: float, high: float, learned: bool) -> UnitValues:
