@@ -32,7 +32,7 @@ def test_every_unit_is_counted_before_and_after_within_the_bounds():
         for counts, edges in steps(axes):
             assert counts.sum() == 40
             assert (edges[0], edges[-1]) == (low, high)
-        assert [line.get_xdata()[0] for line in axes.lines] == [low, high]
+        assert [np.asarray(line.get_xdata())[0] for line in axes.lines] == [low, high]
         assert axes.get_xlim()[0] < low < high < axes.get_xlim()[1]
     assert [axes.get_xlabel() for axes in figure.axes[:2]] == ["tau_mem (ms)", "threshold"]
 

@@ -49,6 +49,21 @@ def test_before_and_after_have_one_order_and_one_scale():
         assert -limits[0][0] == limits[0][1] > 0
 
 
+def test_every_matrix_has_the_order_of_its_layers():
+    figures = weight_matrices(BEFORE, AFTER, CLASSES)
+    first = AFTER.weights["input to hidden1"]
+    below = best_input_order(first)
+    np.testing.assert_array_equal(images(figures["input to hidden1"])[1], first[below])
+    second = AFTER.weights["hidden1 to hidden2"][:, below]
+    np.testing.assert_array_equal(
+        images(figures["hidden1 to hidden2"])[1], second[best_input_order(second)]
+    )
+    votes = AFTER.weights["hidden2 to readout"]
+    np.testing.assert_array_equal(
+        images(figures["hidden2 to readout"])[1], votes[:, vote_order(votes)]
+    )
+
+
 def test_a_recurrent_matrix_goes_by_time_constants_where_units_have_them():
     tau = AFTER.constants["hidden1"]["tau_mem_s"].values
     order = np.argsort(tau)
@@ -108,7 +123,9 @@ def test_the_delay_matrix_is_in_ms_from_zero():
 
 def test_classes_have_their_names_where_there_is_room():
     def labels(n: int) -> list[str]:
-        many = AFTER._replace(weights={**AFTER.weights, "hidden2 to readout": np.eye(n, 40)})
+        many = AFTER._replace(
+            weights={**AFTER.weights, "hidden2 to readout": np.eye(n, 40, dtype="f4")}
+        )
         names = [f"class {i}" for i in range(n)]
         axes = weight_matrices(many, many, names)["hidden2 to readout"].axes[0]
         return [label.get_text() for label in axes.get_yticklabels()]
