@@ -5,8 +5,8 @@
 A run folder holds, besides what training writes (see `snnbench.train`),
 
     predictions.npz   test predictions with labels and speakers
-    pictures/         learning curves, confusion matrix; weights, rates and spikes before and after
-                      training; SVG and PNG
+    pictures/         learning curves, confusion matrix; weights, constants, rates, activity and spikes
+                      before and after training; SVG and PNG
     record.json       written last: a folder with a record is a finished run
 """
 
@@ -233,10 +233,29 @@ def run_figures(
 
 
 def before_and_after(
-    spec: RunSpec, dataset: SpikeDataset, network: SpikingNetwork, device: torch.device
+    spec: RunSpec,
+    dataset: SpikeDataset,
+    network: SpikingNetwork,
+    device: torch.device,
+    *,
+    sample: int = 0,
+    matrices: bool = False,
+    remark: str = "",
 ) -> dict[str, Figure]:
-    """What training has changed in a network, seen on validation samples; figures by file name."""
-    from snnbench import network_plots
+    """What training has changed in a network, seen on validation samples.
+
+    Parameters
+    ----------
+    spec, dataset, network, device : a run, its open data file, and its trained network on the device.
+    sample : validation sample that the rasters show.
+    matrices : whether to draw matrices of weights and delays, too.
+    remark : what the small print adds.
+
+    Returns
+    -------
+    Figures by file name, of all that this network has: one without hidden layers has no rates.
+    """
+    from snnbench import constant_plots, matrix_plots, network_plots
     from snnbench.checkpoint import build_for
     from snnbench.data_prep.loader import SpikeLoader
     from snnbench.seeding import make_generator
@@ -246,21 +265,35 @@ def before_and_after(
     loader = SpikeLoader(valid, spec, device)
     untrained = build_for(spec, make_generator(spec.seed, "init")).to(device)
     untrained.engine = network.engine
-    before, after = (take_snapshot(n, loader, spec.task.duration_s) for n in (untrained, network))
-    captions = _captions(spec)
-    return {
-        "weights": network_plots.weight_histograms(before, after, **captions),
-        "rates": network_plots.rate_histograms(before, after, **captions),
-        "rasters": network_plots.hidden_rasters(
+    before, after = (take_snapshot(n, loader, spec, sample) for n in (untrained, network))
+    captions = _captions(spec, remark)
+    dt_s, duration_s = spec.train.dt_s, spec.task.duration_s
+    classes = dataset.header.classes
+    figures = {"weights": network_plots.weight_histograms(before, after, **captions)}
+    if after.rates_hz:
+        figures["rates"] = network_plots.rate_histograms(before, after, **captions)
+        figures["rasters"] = network_plots.hidden_rasters(
             before,
             after,
-            dt_s=spec.train.dt_s,
-            duration_s=spec.task.duration_s,
-            classes=dataset.header.classes,
-            label=int(valid.labels[after.sample]),
+            dt_s=dt_s,
+            duration_s=duration_s,
+            classes=classes,
+            label=int(valid.labels[sample]),
             **captions,
-        ),
-    }
+        )
+        figures["activity"] = network_plots.activity_over_time(
+            before, after, dt_s=dt_s, duration_s=duration_s, **captions
+        )
+    if after.constants:
+        figures["constants"] = constant_plots.constant_histograms(before, after, **captions)
+    if after.delays_s:
+        figures["delays"] = constant_plots.delay_histograms(before, after, **captions)
+    if matrices:
+        drawn = matrix_plots.weight_matrices(before, after, classes, **captions)
+        figures |= {f"matrix-{name.replace(' ', '-')}": figure for name, figure in drawn.items()}
+        if after.delays_s:
+            figures["matrix-delays"] = matrix_plots.delay_matrix(before, after, **captions)
+    return figures
 
 
 def save_pictures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
@@ -275,10 +308,10 @@ def save_pictures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
     return paths
 
 
-def _captions(spec: RunSpec) -> dict[str, str]:
+def _captions(spec: RunSpec, remark: str = "") -> dict[str, str]:
     return {
         "title": f"{spec.model.name} on {spec.task.name}, seed {spec.seed}",
-        "note": "synthetic data" if spec.task.synthetic else "",
+        "note": "; ".join(filter(None, [remark, "synthetic data" if spec.task.synthetic else ""])),
     }
 
 
@@ -291,9 +324,14 @@ def read_history(path: Path) -> dict[str, list[float]]:
 
 def engine_of(record: RunRecord, device: torch.device) -> Engine:
     """The engine that a record names, where it runs on this machine and device, else the fastest here."""
+    return engine_called(record.environment.engine, device)
+
+
+def engine_called(name: str | None, device: torch.device) -> Engine:
+    """The engine of this name, where it runs on this machine and device, else the fastest here."""
     from snnbench.models.engines import ENGINES, require_engine
 
-    named: Engine = next((e for e in ENGINES if e == record.environment.engine), "auto")
+    named: Engine = next((e for e in ENGINES if e == name), "auto")
     try:
         return require_engine(named, device)
     except SnnbenchError:

@@ -1,4 +1,4 @@
-"""Pictures of a network before and after training: weights, firing rates, spikes of one sample.
+"""Pictures of a network before and after training: weights, firing rates, activity, spikes of one sample.
 
 Grey is the network as its seed made it, colour what training made of it.
 """
@@ -27,8 +27,8 @@ from snnbench.plots import (
 )
 from snnbench.snapshot import Raster, Snapshot
 
-_BEFORE = "#c4c9d1"
-_BINS = 41
+BEFORE = "#c4c9d1"
+BINS = 41
 _PANELS_PER_ROW = 3
 _PANEL_IN = (3.0, 2.0)  # width, height
 
@@ -39,12 +39,12 @@ def weight_histograms(
     """Distribution of the numbers in every weight matrix, before and after training."""
     spread = "Weights before (grey) and after training (colour)"
     with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(list(after.weights), title, spread, note)
+        figure, panels = named_panels(list(after.weights), title, spread, note)
         for name, axes in panels.items():
             old, new = before.weights[name], after.weights[name]
-            _histograms(axes, old, new, _symmetric_edges(old, new), BLUE)
+            draw_histograms(axes, old, new, _symmetric_edges(old, new), BLUE)
             axes.set_title(name)
-            _corner(axes, f"{new.size:,} weights\nsd {np.std(old):.2g} → {np.std(new):.2g}")
+            write_corner(axes, f"{new.size:,} weights\nsd {np.std(old):.2g} → {np.std(new):.2g}")
             axes.set_xlabel("Weight")
     return figure
 
@@ -55,14 +55,14 @@ def rate_histograms(
     """Distribution of the units' mean rates in every hidden layer, before and after training."""
     subtitle = "Units by their mean rate over validation samples, before (grey) and after (colour)"
     with matplotlib.rc_context(STYLE):
-        figure, panels = _panels(list(after.rates_hz), title, subtitle, note)
+        figure, panels = named_panels(list(after.rates_hz), title, subtitle, note)
         for (name, axes), colour in zip(panels.items(), layer_colours(len(panels)), strict=True):
             old, new = before.rates_hz[name], after.rates_hz[name]
             top = max(old.max(initial=0.0), new.max(initial=0.0)) or 1.0
-            _histograms(axes, old, new, np.linspace(0, top, _BINS), colour)
+            draw_histograms(axes, old, new, np.linspace(0, top, BINS), colour)
             axes.set_title(name)
             silent = f"silent {np.mean(old == 0):.0%} → {np.mean(new == 0):.0%}"
-            _corner(axes, f"mean {np.mean(old):.3g} → {np.mean(new):.3g} Hz\n{silent}")
+            write_corner(axes, f"mean {np.mean(old):.3g} → {np.mean(new):.3g} Hz\n{silent}")
             axes.set_xlabel("Rate (Hz)")
             axes.set_ylabel("Units")
             axes.set_xlim(left=0)
@@ -117,10 +117,45 @@ def hidden_rasters(
     return figure
 
 
-def _panels(
+def activity_over_time(
+    before: Snapshot,
+    after: Snapshot,
+    *,
+    dt_s: float,
+    duration_s: float,
+    title: str = "Activity over time",
+    note: str = "",
+) -> Figure:
+    """Mean rate of a unit of the input and of every hidden layer in each bin, before and after training.
+
+    Parameters as in `hidden_rasters`.
+    """
+    names = list(after.activity_hz)
+    subtitle = "Mean over units and validation samples, before (grey) and after training (colour)"
+    with matplotlib.rc_context(STYLE):
+        figure = titled_figure(6.4, 1.2 + 1.25 * len(names), title, subtitle, note)
+        grid = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
+        colours = [INK, *layer_colours(len(names) - 1)]
+        for axes, name, colour in zip(grid, names, colours, strict=True):
+            old, new = before.activity_hz[name], after.activity_hz[name]
+            edges = np.minimum(np.arange(len(new) + 1) * dt_s, duration_s)
+            _draw_before_and_after(axes, old, new, edges, colour)
+            # each axis has its own scale: an input channel's rate is no hidden unit's
+            axes.set_ylim(0, 1.25 * max(old.max(), new.max()) or 1.0)
+            axes.set_title(name)
+            mean, was = float(np.mean(new)), float(np.mean(old))
+            change = "mean" if name == "input" else f"mean {was:.3g} →"
+            write_corner(axes, f"{change} {mean:.3g} Hz")
+        grid[-1].set_xlim(0, duration_s)
+        grid[-1].set_xlabel("Time (s)")
+        figure.supylabel("Rate of a unit (Hz)", fontsize=9)
+    return figure
+
+
+def named_panels(
     names: Sequence[str], title: str, subtitle: str, note: str
 ) -> tuple[Figure, dict[str, Axes]]:
-    """One panel for each name, in rows."""
+    """A figure with one panel for each name, in rows."""
     columns = min(len(names), _PANELS_PER_ROW)
     rows = -(-len(names) // columns)
     width, height = max(2, columns) * _PANEL_IN[0], rows * _PANEL_IN[1] + 0.9
@@ -131,25 +166,33 @@ def _panels(
     return figure, dict(zip(names, grid, strict=False))
 
 
-def _histograms(
+def draw_histograms(
     axes: Axes, old: NDArray[Any], new: NDArray[Any], edges: NDArray[Any], colour: str
 ) -> None:
-    """Before as a grey area, after as a line."""
-    axes.stairs(np.histogram(old, edges)[0], edges, fill=True, color=_BEFORE)
-    axes.stairs(np.histogram(new, edges)[0], edges, color=colour, linewidth=1.5)
-    axes.grid(axis="y", color=FAINT)
+    """Of values before training as a grey area, after it as a line."""
+    was, now = (np.histogram(values, edges)[0] for values in (old, new))
+    _draw_before_and_after(axes, was, now, edges, colour)
     axes.margins(x=0.02)
     axes.set_ylim(0, 1.35 * axes.dataLim.y1)  # room for the figures in the corner
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
+def _draw_before_and_after(
+    axes: Axes, old: NDArray[Any], new: NDArray[Any], edges: NDArray[Any], colour: str
+) -> None:
+    axes.stairs(old, edges, fill=True, color=BEFORE)
+    axes.stairs(new, edges, color=colour, linewidth=1.5)
+    axes.grid(axis="y", color=FAINT)
+
+
 def _symmetric_edges(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.float64]:
     largest = max(np.abs(old).max(initial=0.0), np.abs(new).max(initial=0.0)) or 1.0
-    return np.linspace(-largest, largest, _BINS)
+    return np.linspace(-largest, largest, BINS)
 
 
-def _corner(axes: Axes, text: str) -> None:
+def write_corner(axes: Axes, text: str) -> None:
+    """Figures in small print at a panel's upper right."""
     axes.text(
         0.98, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5, color=QUIET
     )

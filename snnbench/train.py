@@ -252,6 +252,40 @@ def engine_for(folder: Path, engine: Engine, device: torch.device) -> Engine:
     return require_engine(engine, device)
 
 
+class BestSoFar(NamedTuple):
+    """What the state of a run, finished or not, has as its best epoch."""
+
+    spec: RunSpec
+    weights: dict[str, Tensor]
+    """The network's state, on the CPU."""
+    epoch: int
+    epochs_done: int
+    engine: str | None
+    """What trained it."""
+
+
+def best_so_far(folder: Path) -> BestSoFar:
+    """The chosen epoch of the run in a folder, from the state that training resumes from.
+
+    Raises
+    ------
+    SnnbenchError
+        There is no such state, or it is damaged.
+    """
+    path = folder / RESUME_FILE
+    file = load_tensors(path)
+    weights = {k.removeprefix("best/"): t for k, t in file.tensors.items() if k.startswith("best/")}
+    try:
+        history = file.extra["history"]
+        epoch = int(history[-1]["chosen_epoch"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise SnnbenchError(
+            f"{path}: not a state that this version of snnbench can read ({error!r});"
+            " remove the folder to begin again"
+        ) from None
+    return BestSoFar(file.spec, weights, epoch, len(history), file.extra.get("engine"))
+
+
 class _Run:
     """Everything that changes while a network trains."""
 

@@ -33,7 +33,7 @@ from tests.tiny_data import make_sample, make_samples, write_dataset
 
 CPU = torch.device("cpu")
 TASK = load_task("hd")
-PICTURES = ("learning-curves", "confusion", "weights", "rates", "rasters")
+PICTURES = ("learning-curves", "confusion", "weights", "rates", "rasters", "activity")
 QUICK = {
     "model.hidden": [12],
     "model.input_gain": 12.0,  # so that the hidden units fire from the start

@@ -79,6 +79,7 @@ JSON_COMMANDS: dict[str, Callable[[World, Path], list[object]]] = {
     "data convert": lambda w, t: [*convert_arguments(w, t / "out.h5"), "--workers", 1],
     "models list": lambda w, t: ["models", "list"],
     "models show": lambda w, t: ["models", "show", "ff-lif", "--set", "train.lr=0.5"],
+    "models plot": lambda w, t: ["models", "plot", w.run, "--data", w.data, "--out", t],
     "train": lambda w, t: ["train", "hd", "ff-lif", "--data", w.data, "--out", t / "r", *QUICK],
     "bench": lambda w, t: [
         *("bench", "hd", "ff-lif", "--data", w.data, "--seeds", "1"),
@@ -145,6 +146,17 @@ def test_a_converted_file_checks_and_plots_with_its_sound(
     png = tmp_path / "raster.png"
     assert snnbench("data", "plot", out, "--source", world.sound, "--out", png).code == 0
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_is_plotted_into_its_folder_and_the_files_are_told(world: World) -> None:
+    done = snnbench("models", "plot", world.run, "--data", world.data, "--sample", 3, "--json")
+    told = strict_json(done.out)
+    files = [Path(file) for file in told["files"]]
+    assert {file.parent for file in files} == {world.run / "pictures"}
+    assert all(file.stat().st_size for file in files)
+    assert (told["sample"], told["run"]) == (3, str(world.run))
+    # this network's units share their constants: no such figure
+    assert "6 figures, each as SVG and PNG: weights, rates, rasters, activity, matrix-" in done.err
 
 
 # --- help
@@ -292,6 +304,9 @@ def test_wrong_usage_is_named_and_exits_2(world: World, arguments: str, message:
             "eval {run}/record.json --data {data}",
             "is a file; name the folder of a run, for example",
         ),
+        ("models plot {board} --data {data}", "board: not a run folder"),
+        ("models plot {run} --data {data} --sample 20", "has 20 samples, 0 to 19"),
+        ("models plot {run}", "no such data file"),
         ("board add none --authors A", "none"),
     ],
 )

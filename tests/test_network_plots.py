@@ -4,37 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import StepPatch
-from numpy.typing import NDArray
 from PIL import Image
 
 from snnbench import network_plots, plots
-from snnbench.snapshot import Raster, Snapshot
+from snnbench.snapshot import Snapshot
+from tests.snapshots import make_snapshot, silent_snapshot, steps
 
-
-def snapshot(seed: int, scale: float, layers: int = 2, predicted: int = 0) -> Snapshot:
-    rng = np.random.default_rng(seed)
-    names = [f"hidden{i}" for i in range(1, layers + 1)]
-    weights = {f"within {name}": (rng.normal(size=900) * scale).astype("f4") for name in names}
-    return Snapshot(
-        weights={"input to hidden1": np.full(600, scale, "f4"), **weights},
-        rates_hz={name: rng.exponential(5 * scale, 40) for name in names},
-        sample=7,
-        rasters={
-            name: Raster(rng.integers(0, 20, 90), rng.integers(0, 40, 90), 40, 95)
-            for name in ("input", *names)
-        },
-        predicted=predicted,
-    )
-
-
-BEFORE, AFTER = snapshot(0, 0.5), snapshot(1, 1.0, predicted=2)
+BEFORE, AFTER = make_snapshot(0, 0.5), make_snapshot(1, 1.0, predicted=2)
 CLASSES = ["null", "eins", "zwei"]
 
 
@@ -44,10 +24,15 @@ def rasters(before: Snapshot = BEFORE, after: Snapshot = AFTER) -> Figure:
     )
 
 
+def activity(before: Snapshot = BEFORE, after: Snapshot = AFTER) -> Figure:
+    return network_plots.activity_over_time(before, after, dt_s=0.01, duration_s=0.195)
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "weights": lambda: network_plots.weight_histograms(BEFORE, AFTER, note="synthetic data"),
     "rates": lambda: network_plots.rate_histograms(BEFORE, AFTER),
     "rasters": rasters,
+    "activity": activity,
 }
 
 
@@ -63,21 +48,17 @@ def test_pictures_are_not_empty_and_the_same_at_every_run(name: str, tmp_path: P
     assert 0.002 < (grey < 200).mean() < 0.5
 
 
-def histograms(axes: Axes) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Counts and edges of the histograms in a panel."""
-    drawn = [patch.get_data() for patch in axes.patches if isinstance(patch, StepPatch)]
-    return [(counts, edges) for counts, edges, _ in drawn]
-
-
 def test_histograms_count_every_weight_before_and_after():
     figure = FIGURES["weights"]()
     assert [axes.get_title("left") for axes in figure.axes] == [
         "input to hidden1",
+        "hidden1 to hidden2",
+        "hidden2 to readout",
         "within hidden1",
         "within hidden2",
     ]
-    for axes, n in zip(figure.axes, (600, 900, 900), strict=True):
-        (before, edges), (after, same_edges) = histograms(axes)
+    for axes, n in zip(figure.axes, (600, 1600, 120, 1600, 1600), strict=True):
+        (before, edges), (after, same_edges) = steps(axes)
         assert before.sum() == after.sum() == n
         # both on one scale, symmetric about zero
         np.testing.assert_array_equal(edges, same_edges)
@@ -90,21 +71,16 @@ def test_rates_tell_the_mean_and_the_silent_units():
     after = AFTER._replace(rates_hz={"hidden1": np.array([0.0, 4.0, 4.0, 8.0])})
     (axes,) = network_plots.rate_histograms(before, after).axes
     assert axes.texts[0].get_text() == "mean 2 → 4 Hz\nsilent 50% → 25%"
-    assert [counts.sum() for counts, _ in histograms(axes)] == [4, 4]
+    assert [counts.sum() for counts, _ in steps(axes)] == [4, 4]
 
 
 def test_silence_has_pictures_too(tmp_path: Path):
-    silent = Snapshot(
-        weights={"input to hidden1": np.zeros(4, "f4")},
-        rates_hz={"hidden1": np.zeros(4)},
-        sample=0,
-        rasters={n: Raster(np.zeros(0, int), np.zeros(0, int), 4, 0) for n in ("input", "hidden1")},
-        predicted=0,
-    )
+    silent = silent_snapshot()
     for name, figure in {
         "weights": network_plots.weight_histograms(silent, silent),
         "rates": network_plots.rate_histograms(silent, silent),
         "rasters": rasters(silent, silent),
+        "activity": activity(silent, silent),
     }.items():
         plots.save(figure, tmp_path / f"{name}.png")
 
@@ -126,7 +102,19 @@ def test_rasters_show_the_same_sample_side_by_side():
 
 
 def test_many_layers_go_into_rows():
-    before, after = snapshot(0, 0.5, layers=5), snapshot(1, 1.0, layers=5)
-    assert len(network_plots.weight_histograms(before, after).axes) == 6
+    before, after = make_snapshot(0, 0.5, layers=5), make_snapshot(1, 1.0, layers=5)
+    assert len(network_plots.weight_histograms(before, after).axes) == 11
     assert len(network_plots.rate_histograms(before, after).axes) == 5
     assert len(rasters(before, after).axes) == 12
+
+
+def test_activity_has_a_step_for_every_bin_up_to_the_end():
+    figure = activity()
+    assert [axes.get_title("left") for axes in figure.axes] == ["input", "hidden1", "hidden2"]
+    for axes, name in zip(figure.axes, ("input", "hidden1", "hidden2"), strict=True):
+        for (heights, edges), shown in zip(steps(axes), (BEFORE, AFTER), strict=True):
+            np.testing.assert_array_equal(heights, shown.activity_hz[name])
+            # the last bin is cut by the end
+            np.testing.assert_allclose(edges, [*np.arange(20) * 0.01, 0.195])
+    before, after = (s.activity_hz["hidden1"].mean() for s in (BEFORE, AFTER))
+    assert figure.axes[1].texts[0].get_text() == f"mean {before:.3g} → {after:.3g} Hz"

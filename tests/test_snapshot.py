@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
 import torch
 
 from snnbench.checkpoint import build_for
 from snnbench.data_prep.loader import SpikeLoader
-from snnbench.models.network import SpikingNetwork
+from snnbench.models.layers import SpikingLayer
+from snnbench.models.network import NetworkOutput, SpikingNetwork
 from snnbench.snapshot import take_snapshot
 from snnbench.spec import RunSpec
 from tests.toy_spikes import split_from_samples, toy_spec, toy_split
@@ -23,24 +27,22 @@ def network_and_spec() -> tuple[SpikingNetwork, RunSpec]:
 
 def test_weights_are_named_by_what_they_connect():
     network, spec = network_and_spec()
-    weights = take_snapshot(network, SpikeLoader(toy_split(20, seed=1), spec, CPU), 0.2).weights
-    assert {name: len(w) for name, w in weights.items()} == {
-        "input to hidden1": 12 * 16,
-        "within hidden1": 16 * 16,
-        "hidden1 to hidden2": 16 * 8,
-        "within hidden2": 8 * 8,
-        "hidden2 to readout": 8 * 3,
+    weights = take_snapshot(network, SpikeLoader(toy_split(20, seed=1), spec, CPU), spec).weights
+    assert {name: w.shape for name, w in weights.items()} == {
+        "input to hidden1": (16, 12),
+        "within hidden1": (16, 16),
+        "hidden1 to hidden2": (8, 16),
+        "within hidden2": (8, 8),
+        "hidden2 to readout": (3, 8),
     }
     state = network.state_dict()
-    np.testing.assert_array_equal(
-        weights["within hidden2"], state["layers.1.recurrent_weight"].flatten()
-    )
-    np.testing.assert_array_equal(weights["hidden2 to readout"], state["readout.weight"].flatten())
+    np.testing.assert_array_equal(weights["within hidden2"], state["layers.1.recurrent_weight"])
+    np.testing.assert_array_equal(weights["hidden2 to readout"], state["readout.weight"])
 
 
 def test_a_snapshot_keeps_its_weights_while_the_network_trains_on():
     network, spec = network_and_spec()
-    weights = take_snapshot(network, SpikeLoader(toy_split(20, seed=1), spec, CPU), 0.2).weights
+    weights = take_snapshot(network, SpikeLoader(toy_split(20, seed=1), spec, CPU), spec).weights
     before = weights["hidden2 to readout"].copy()
     with torch.no_grad():
         network.readout.weight.add_(1.0)
@@ -50,7 +52,7 @@ def test_a_snapshot_keeps_its_weights_while_the_network_trains_on():
 def test_rates_and_rasters_are_those_of_the_network():
     network, spec = network_and_spec()
     loader = SpikeLoader(toy_split(20, seed=1), spec, CPU)
-    snapshot = take_snapshot(network, loader, spec.task.duration_s)
+    snapshot = take_snapshot(network, loader, spec)
     batch = loader.batch(torch.arange(20))
     with torch.no_grad():
         hidden = network.hidden_spikes(batch.spikes)
@@ -71,7 +73,7 @@ def test_rates_and_rasters_are_those_of_the_network():
 def test_a_bin_with_several_input_spikes_is_one_place():
     network, spec = network_and_spec()
     split = split_from_samples([[0.012, 0.013, 0.05]], [[3, 3, 7]], [1])
-    raster = take_snapshot(network, SpikeLoader(split, spec, CPU), 0.2).rasters["input"]
+    raster = take_snapshot(network, SpikeLoader(split, spec, CPU), spec).rasters["input"]
     assert list(zip(raster.bins.tolist(), raster.units.tolist(), strict=True)) == [(1, 3), (5, 7)]
     assert (raster.n_spikes, raster.n_units) == (3, 12)
 
@@ -87,8 +89,115 @@ def test_samples_are_spread_over_the_whole_split(n: int):
             chosen.extend(indices.tolist())
             return super().event_batch(indices)
 
-    take_snapshot(network, Watched(split, spec, CPU), 0.2)
+    take_snapshot(network, Watched(split, spec, CPU), spec)
     assert len(set(chosen)) == len(chosen) == min(n, 256)
     gaps = np.diff([*chosen, n])
     assert chosen[0] == 0
     assert gaps.max() - gaps.min() <= 1
+
+
+def test_constants_are_shown_as_such_and_not_among_the_weights():
+    spec = toy_spec(
+        model__hidden=[16, 8],
+        model__norm="batch",
+        model__neuron__tau_mem_s={"low": 0.01, "high": 0.1, "learned": True},
+        model__neuron__threshold={"low": 0.5, "high": 2.0},
+    )
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    snapshot = take_snapshot(network, SpikeLoader(toy_split(20, seed=1), spec, CPU), spec)
+    assert list(snapshot.weights) == [
+        *("input to hidden1", "factor of hidden1", "shift of hidden1"),
+        *("hidden1 to hidden2", "factor of hidden2", "shift of hidden2"),
+        "hidden2 to readout",
+    ]
+    assert snapshot.delays_s == {}
+    assert {name: len(c["threshold"].values) for name, c in snapshot.constants.items()} == {
+        "hidden1": 16,
+        "hidden2": 8,
+    }
+    tau, threshold = (snapshot.constants["hidden2"][name] for name in ("tau_mem_s", "threshold"))
+    assert (tau.low, tau.high, tau.learned, threshold.learned) == (0.01, 0.1, True, False)
+    assert tau.logarithmic
+    layer = network.layers[1]
+    assert isinstance(layer, SpikingLayer)
+    for name, values in (("tau_mem_s", tau.values), ("threshold", threshold.values)):
+        np.testing.assert_array_equal(values, layer.constants[name].detach())
+
+
+def test_delays_of_a_layer_that_has_them_go_by_their_connection():
+    class Delayed(SpikingLayer):
+        delays_s: torch.Tensor | None = None
+
+    network, spec = network_and_spec()
+    second = network.layers[1]
+    second.__class__ = Delayed
+    second.delays_s = torch.rand(8, 16)
+    delays = take_snapshot(network, SpikeLoader(toy_split(20, seed=1), spec, CPU), spec).delays_s
+    assert list(delays) == ["hidden1 to hidden2"]
+    np.testing.assert_array_equal(delays["hidden1 to hidden2"], second.delays_s)
+
+
+def test_activity_is_the_mean_rate_of_a_unit_in_every_bin():
+    network, spec = network_and_spec()
+    loader = SpikeLoader(toy_split(20, seed=1), spec, CPU)
+    snapshot = take_snapshot(network, loader, spec)
+    batch = loader.batch(torch.arange(20))
+    with torch.no_grad():
+        spikes = dict(zip(("hidden1", "hidden2"), network.hidden_spikes(batch.spikes), strict=True))
+    for name, of_layer in {"input": batch.spikes, **spikes}.items():
+        expected = [float(of_layer[n].sum()) / 20 / of_layer.shape[2] / 0.01 for n in range(20)]
+        np.testing.assert_allclose(snapshot.activity_hz[name], expected, rtol=1e-6)
+        if name != "input":
+            # the same spikes, counted another way
+            assert snapshot.activity_hz[name].mean() == pytest.approx(
+                snapshot.rates_hz[name].mean()
+            )
+
+
+def test_any_sample_may_be_the_raster_and_changes_nothing_else():
+    network, spec = network_and_spec()
+    loader = SpikeLoader(toy_split(300, seed=1), spec, CPU)
+    first = take_snapshot(network, loader, spec)
+    spread = set((torch.arange(256) * 300 // 256).tolist())
+    for sample in (5, next(i for i in range(300) if i not in spread), 299):
+        snapshot = take_snapshot(network, loader, spec, sample)
+        assert snapshot.sample == sample
+        for name in ("hidden1", "hidden2"):
+            np.testing.assert_allclose(snapshot.rates_hz[name], first.rates_hz[name])
+            np.testing.assert_allclose(snapshot.activity_hz[name], first.activity_hz[name])
+        batch = loader.batch(torch.tensor([sample]))
+        with torch.no_grad():
+            (spikes, _), logits = network.hidden_spikes(batch.spikes), network(batch.spikes).logits
+        raster = snapshot.rasters["hidden1"]
+        places = list(zip(raster.bins.tolist(), raster.units.tolist(), strict=True))
+        assert places == [tuple(place) for place in spikes[:, 0].nonzero().tolist()]
+        assert places
+        assert snapshot.predicted == int(logits.argmax())
+        assert snapshot.rasters["input"].n_spikes == int(batch.spikes.sum())
+
+
+def test_a_network_without_hidden_layers_has_a_snapshot():
+    class Rates(torch.nn.Module):
+        """A linear map of spike counts: what the snapshot needs of a network, and no spike."""
+
+        layer_names: ClassVar[list[str]] = []
+
+        def __init__(self):
+            super().__init__()
+            self.readout = torch.nn.Linear(12, 3)
+
+        def forward(self, batch):
+            counts = torch.stack(
+                [
+                    torch.bincount(batch.channels[slice(*ends)].int(), minlength=12).float()
+                    for ends in pairwise(batch.indptr[:: batch.n_steps].tolist())
+                ]
+            )
+            return NetworkOutput(self.readout(counts), ())
+
+    _, spec = network_and_spec()
+    network: Any = Rates()
+    snapshot = take_snapshot(network, SpikeLoader(toy_split(20, seed=1), spec, CPU), spec)
+    assert set(snapshot.weights) == {"readout.weight", "readout.bias"}
+    assert (snapshot.rates_hz, snapshot.constants, snapshot.delays_s) == ({}, {}, {})
+    assert list(snapshot.rasters) == list(snapshot.activity_hz) == ["input"]

@@ -1,13 +1,15 @@
-"""`snnbench models`: what is in the zoo."""
+"""`snnbench models`: what is in the zoo, and pictures of what became of it in a run."""
 
 from __future__ import annotations
 
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from snnbench.cli.common import answer, json_option, set_option, table
+from snnbench.cli.common import answer, json_option, note, set_option, table
+from snnbench.cli.run import data_option, device_option
 from snnbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group("models")
 def models_command() -> None:
-    """What is in the zoo.
+    """What is in the zoo; pictures of trained networks.
 
     \b
     Example: snnbench models show rec-lif
@@ -72,6 +74,45 @@ def show(name: str, task: str, assignments: tuple[str, ...], as_json: bool) -> N
         "search": entry.search,
     }
     answer(as_json, facts, explained_text(model_card(name), spec, facts))
+
+
+@models_command.command("plot")
+@click.argument("run", type=click.Path(path_type=Path))
+@data_option
+@click.option(
+    "--sample", default=0, show_default=True, help="Validation sample whose spikes are drawn."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the pictures; default: pictures in RUN.",
+)
+@device_option
+@json_option
+def plot(
+    run: Path, data: Path | None, sample: int, out: Path | None, device: str, as_json: bool
+) -> None:
+    """Draw the network in the run folder RUN, before and after training, as SVG and PNG.
+
+    Spikes, rates and activity of validation samples; weights, also as matrices; and what it has of constants
+    and delays. The run may be unfinished: then its best epoch so far is drawn.
+
+    \b
+    Example: snnbench models plot ~/runs/hd-rec-lif-seed0-1a2b3c4d5e --data hd.h5 --sample 3
+    """
+    from snnbench.data_prep.store import SpikeDataset
+    from snnbench.paths import dataset_path
+    from snnbench.redraw import draw_run, open_run
+    from snnbench.seeding import resolve_device
+
+    trained = open_run(run, resolve_device(device))
+    with SpikeDataset.open(data or dataset_path(trained.spec.task.dataset)) as dataset:
+        paths = draw_run(trained, dataset, out or run / "pictures", sample=sample)
+    files = [str(path) for path in paths]
+    facts = {"run": str(run), "epoch": trained.epoch, "sample": sample, "files": files}
+    figures = list(dict.fromkeys(path.stem for path in paths))
+    note(f"{len(figures)} figures, each as SVG and PNG: {', '.join(figures)}")
+    answer(as_json, facts, "\n".join(files))
 
 
 def explained_text(card: str, spec: RunSpec, facts: dict[str, Any]) -> Any:
