@@ -92,9 +92,10 @@ def _leads(parameter: str, n_layers: int) -> str:
         return f"hidden{n_layers} to readout"
     _, _, rest = parameter.partition(".")
     number, _, what = rest.partition(".")
-    if what == "weight":
+    if what in ("weight", "afferent.weight", "afferent.position"):
         below = "input" if number == "0" else f"hidden{number}"
-        return f"{below} to hidden{int(number) + 1}"
-    if what == "recurrent_weight":
+        delays = "delays in bins, " * (what == "afferent.position")
+        return f"{delays}{below} to hidden{int(number) + 1}"
+    if what in ("recurrent_weight", "lateral.kernel"):
         return f"within hidden{int(number) + 1}"
     return parameter
