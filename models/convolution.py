@@ -33,11 +33,12 @@ class ChannelConvolution(nn.Module):
     def forward(self, spikes: Tensor) -> Tensor:
         """Drive (time, batch, unit) of spikes (time, batch, input)."""
         n_steps, n_batch, _ = spikes.shape
-        maps = spikes.reshape(n_steps * n_batch, self.shape.filters_in, self.shape.positions_in)
+        by_sample = spikes.transpose(0, 1)  # as the scan has them in memory
+        maps = by_sample.reshape(-1, self.shape.filters_in, self.shape.positions_in)
         drive = functional.conv1d(
             maps, self.weight, stride=self.shape.stride, padding=self.shape.padding
         )
-        return drive.view(n_steps, n_batch, -1)
+        return drive.view(n_batch, n_steps, -1).transpose(0, 1)
 
 
 class LocalRecurrence(nn.Module):

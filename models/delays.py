@@ -83,10 +83,10 @@ class LearnedDelays(nn.Module):
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Drive (time, batch, unit) of spikes (time, batch, input)."""
-        # padded by what was before the first step: silence
-        before = functional.pad(spikes.permute(1, 2, 0), (self.n_bins, 0))
+        # before the first step there was silence
+        padded = functional.pad(spikes.permute(1, 2, 0), (self.n_bins, 0))
         # the last tap of PyTorch's convolution meets the present
-        return functional.conv1d(before, self.kernel().flip(2)).permute(2, 0, 1)
+        return functional.conv1d(padded, self.kernel().flip(2)).permute(2, 0, 1)
 
 
 class DelayLine(nn.Module):
@@ -109,15 +109,17 @@ class DelayLine(nn.Module):
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Drive (time, batch, unit) of spikes (time, batch, input)."""
-        n_steps = len(spikes)
+        by_sample = spikes.transpose(0, 1).contiguous()  # as the scan has them in memory
         taps = zip(self.bins, self.weight.chunk(len(self.bins), dim=1), strict=True)
         # a product for each tap: one for all would hold as many drives as there are taps at once
-        drives = (
-            functional.pad(functional.linear(spikes[: n_steps - d], w), (0, 0, 0, 0, d, 0))
-            for d, w in taps
-            if d < n_steps
-        )
-        return reduce(torch.add, drives)
+        drives = (_later(functional.linear(by_sample, w), d) for d, w in taps)
+        return reduce(torch.add, drives).transpose(0, 1)
+
+
+def _later(drive: Tensor, n_steps: int) -> Tensor:
+    """A drive (batch, time, unit), so many steps later: silence comes first, and the end is lost."""
+    shift = min(n_steps, drive.shape[1])
+    return functional.pad(drive, (0, 0, shift, -shift))
 
 
 def delay_positions(network: nn.Module) -> list[nn.Parameter]:

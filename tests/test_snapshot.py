@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,29 @@ def test_weights_are_named_by_what_they_connect():
         weights["within hidden2"], state["layers.1.recurrent_weight"].flatten()
     )
     np.testing.assert_array_equal(weights["hidden2 to readout"], state["readout.weight"].flatten())
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        (
+            {"model__delays": {"max_s": 0.05, "where": "input"}},
+            {"input to hidden1", "delays in bins, input to hidden1", "hidden1 to hidden2"},
+        ),
+        (
+            {"model__conv": {"kernels": [3, 3], "strides": [1, 1], "recurrent_kernel": 3}},
+            {"input to hidden1", "hidden1 to hidden2"},
+        ),
+    ],
+    ids=["delays", "conv"],
+)
+def test_delays_and_convolutions_are_named_likewise(changes: dict[str, Any], names: set[str]):
+    spec = toy_spec(model__hidden=[4, 3], model__recurrent=True, **changes)
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    weights = take_snapshot(network, SpikeLoader(toy_split(5, seed=1), spec, CPU), 0.2).weights
+    common = {"within hidden1", "within hidden2", "hidden2 to readout"}
+    assert set(weights) == names | common
+    assert sum(map(len, weights.values())) == network.n_parameters
 
 
 def test_a_snapshot_keeps_its_weights_while_the_network_trains_on():
