@@ -108,7 +108,8 @@ def test_a_narrow_gaussian_is_what_evaluation_takes():
     delays, spikes = learned(), random_spikes()
     delays.sigma = 0.01
     training = delays(spikes)
-    assert float((delays.position - delays.position.round()).abs().max()) < 0.49  # no tie
+    position = delays.position.detach()
+    assert float((position - position.round()).abs().max()) < 0.49  # no tie
     torch.testing.assert_close(training, delays.eval()(spikes), rtol=1e-6, atol=1e-6)
 
 
@@ -138,9 +139,10 @@ def test_the_gaussian_narrows_in_the_first_quarter_and_then_stays():
 
 def test_delays_begin_anywhere_and_are_kept_within_their_bounds():
     delays = learned(100, 100, 25, torch.float32)
-    assert 0 <= float(delays.position.min()) < 0.1
-    assert 24.9 < float(delays.position.max()) <= 25
-    assert float(delays.position.mean()) == pytest.approx(12.5, abs=0.3)
+    first = delays.position.detach()
+    assert 0 <= float(first.min()) < 0.1
+    assert 24.9 < float(first.max()) <= 25
+    assert float(first.mean()) == pytest.approx(12.5, abs=0.3)
     with torch.no_grad():
         delays.position[0, :3] = torch.tensor([-2.0, 25.5, 13.25])
     delays.constrain()
@@ -264,6 +266,21 @@ def test_resumed_with_delays_a_run_is_bit_identical(tmp_path: Path, optimiser: s
         train__epochs=5,  # the Gaussian still narrows in the second
     )
     assert_resumed_is_bit_identical(spec, tmp_path, stop_after=1)
+
+
+def test_training_narrows_the_gaussian_and_keeps_delays_within_their_bounds(tmp_path: Path):
+    # a step of Adam is as long as its learning rate: two bins of five
+    spec = toy_spec(model__delays=LEARNED, train__delay_lr=2.0, train__epochs=8)
+    train, valid = toy_split(60, seed=1), toy_split(20, seed=2)
+    network = fit(spec, train, valid, folder=tmp_path, device=CPU).network
+    assert network is not None
+    (layer,) = layers_of(network)
+    assert isinstance(layer.afferent, LearnedDelays)
+    position = layer.afferent.position.detach()
+    assert (float(position.min()), float(position.max())) == (0.0, 5.0)
+    assert layer.afferent.sigma == 0.23
+    network.begin_epoch(1 / 8)
+    assert layer.afferent.sigma == pytest.approx(math.sqrt(3 * 0.23))
 
 
 def pairs_of_spikes(n_samples: int, seed: int) -> SpikeSplit:
