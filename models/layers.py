@@ -4,7 +4,7 @@ The updates in `snnbench.models.neurons` have no factor that undoes the bin widt
 a LIF neuron does about twice as much, because the current acts on the membrane in twice as many steps. One
 unit of weight adds A = 1 / ((1 - alpha) (1 - beta)) to the sum of its membrane over all steps; A is 1 / (1 -
 beta) without a synaptic current, and 1 for the adaptive neurons, whose step has that factor. Initial weights
-are therefore drawn as
+are therefore drawn, with n_in weights onto a unit, as
 
     w = g / sqrt(n_in) * tau_mem / (A dt) * U(-1, 1)
 
@@ -12,6 +12,10 @@ so that the area under the response to one spike is g / sqrt(n_in) * tau_mem * U
 seconds, for every bin width: input spikes at rate r move the mean membrane by r tau_mem times the
 weight's dimensionless part. The gain g is `input_gain` or `recurrent_gain` of the model's spec. Where a
 constant differs from unit to unit, the middle of its range stands for it here.
+
+Spikes from below come through a plain matrix of weights, or through delays or a convolution
+(`snnbench.models.delays`, `convolution`). All begin on this scale: n_in is then the number of weights that
+reach a unit, taps times inputs of a delay line, kernel times filters below of a convolution.
 
 With normalisation, what comes from below has mean 0 and variance 1 whatever the weights, and is multiplied
 by a trained factor that begins at g / A: so a drive of 1 that lasts brings the membrane to g.
@@ -26,15 +30,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnbench.connection_spec import ConvShape, DelayLineSpec, LearnedDelaySpec
 from snnbench.data_prep.batch import EventBatch
 from snnbench.model_spec import ModelSpec, PerUnit
 from snnbench.models.constants import UnitConstant
+from snnbench.models.convolution import ChannelConvolution, LocalRecurrence
+from snnbench.models.delays import DelayLine, LearnedDelays
 from snnbench.models.engines import Engine
 from snnbench.models.kinds import constants_of, kind_of, middle
 from snnbench.models.precision import Precision
 from snnbench.models.scan import drive, scan
 from snnbench.models.scan_types import Cell, ScanResult
 from snnbench.models.surrogate import make_surrogate
+from snnbench.sizes import LayerSize
 
 
 def initial_weight(
@@ -60,7 +68,7 @@ def initial_weight(
 
 
 class SpikingLayer(nn.Module):
-    """Neurons that see all units of the layer below, and with `spec.recurrent` each other.
+    """Neurons that hear the layer below, and with `spec.recurrent` each other.
 
     Parameters
     ----------
@@ -72,12 +80,26 @@ class SpikingLayer(nn.Module):
         Width of a time bin.
     generator
         Where the initial weights come from.
+    below
+        What spikes from below go through: delays, or a convolution of this shape; None, plain weights
+        from each unit to each.
     """
 
+    weight: nn.Parameter
+    """Plain weights, shape (unit, input). A layer with an `afferent` has none."""
+
     def __init__(
-        self, n_in: int, n_units: int, spec: ModelSpec, dt_s: float, generator: torch.Generator
+        self,
+        n_in: int,
+        n_units: int,
+        spec: ModelSpec,
+        dt_s: float,
+        generator: torch.Generator,
+        *,
+        below: LearnedDelaySpec | DelayLineSpec | ConvShape | None = None,
     ) -> None:
         super().__init__()
+        self.n_in, self.n_units = n_in, n_units
         self.neuron, self.dt_s = spec.neuron, dt_s
         self.surrogate = make_surrogate(spec.surrogate)
         self.gradient_through_recurrence = spec.gradient_through_recurrence
@@ -90,15 +112,33 @@ class SpikingLayer(nn.Module):
             "tau_mem_s": typical["tau_mem_s"],
             "inverse_area": inverse_area,
             "dt_s": dt_s,
+            "generator": generator,
         }
-        self.weight = initial_weight(
-            n_units, n_in, gain=spec.input_gain, generator=generator, **scale
-        )
-        self.recurrent_weight = (
-            initial_weight(n_units, n_units, gain=spec.recurrent_gain, generator=generator, **scale)
-            if spec.recurrent
-            else None
-        )
+        fans = n_units, n_in
+        if isinstance(below, DelayLineSpec):
+            fans = n_units, n_in * len(below.taps_s)
+        elif isinstance(below, ConvShape):
+            fans = below.matrix_size
+        weight = initial_weight(*fans, gain=spec.input_gain, **scale)
+        self.afferent: LearnedDelays | DelayLine | ChannelConvolution | None = None
+        if below is None:
+            self.weight = weight
+        elif isinstance(below, LearnedDelaySpec):
+            self.afferent = LearnedDelays(weight, below, dt_s, generator)
+        elif isinstance(below, DelayLineSpec):
+            self.afferent = DelayLine(weight, below, dt_s)
+        else:
+            self.afferent = ChannelConvolution(weight, below)
+        self.recurrent_weight: nn.Parameter | None = None
+        self.lateral: LocalRecurrence | None = None
+        around = spec.recurrent_shape(below) if isinstance(below, ConvShape) else None
+        if around is not None:
+            v = initial_weight(*around.matrix_size, gain=spec.recurrent_gain, **scale)
+            self.lateral = LocalRecurrence(v, around)
+        elif spec.recurrent:
+            self.recurrent_weight = initial_weight(
+                n_units, n_units, gain=spec.recurrent_gain, **scale
+            )
         self.norm = make_norm(spec.norm, n_units, spec.input_gain * math.prod(inverse_area))
         # drawn last: a network without them begins as it always did
         self.numbers: dict[str, float] = {
@@ -112,6 +152,39 @@ class SpikingLayer(nn.Module):
             }
         )
         _ = self.cell  # its recipe is known before anybody traces this
+
+    @property
+    def incoming_weight(self) -> Tensor | None:
+        """W, shape (unit, input), if that is all that spikes from below go through: so it may be at work
+        where they occur. None with an `afferent`, which needs the spikes themselves.
+        """
+        return self.weight if self.afferent is None else None
+
+    @property
+    def recurrence(self) -> Tensor | None:
+        """V, shape (unit, unit); None without recurrence."""
+        return self.recurrent_weight if self.lateral is None else self.lateral.matrix()
+
+    @property
+    def delays_s(self) -> Tensor | None:
+        """Learned delays in s as evaluation takes them, in whole bins; shape (unit, input)."""
+        if not isinstance(self.afferent, LearnedDelays):
+            return None
+        return self.afferent.whole_bins * self.dt_s
+
+    def size(self, name: str) -> LayerSize:
+        """What this layer has, under a name."""
+        size = LayerSize(
+            name,
+            self.n_in,
+            self.n_units,
+            self.recurrent_weight is not None or self.lateral is not None,
+            n_taps=len(self.afferent.bins) if isinstance(self.afferent, DelayLine) else 1,
+            conv=self.afferent.shape if isinstance(self.afferent, ChannelConvolution) else None,
+            recurrent_conv=None if self.lateral is None else self.lateral.shape,
+        )
+        found = sum(p.numel() for p in self.parameters())
+        return size._replace(n_others=found - size.n_parameters)
 
     @property
     def cell(self) -> Cell:
@@ -146,15 +219,18 @@ class SpikingLayer(nn.Module):
     ) -> ScanResult:
         """What this layer does. Parameters as in `snnbench.models.scan.scan`.
 
-        `weight` is the layer's own for spikes from below; None says that `inputs` have been through it, as
-        the `outgoing_weight` of the layer below. `gate` comes from `draw_gate`.
+        `weight` is the layer's `incoming_weight` for spikes from below; None says that `inputs` have been
+        through it, as the `outgoing_weight` of the layer below. A layer with an `afferent` always takes
+        spikes. `gate` comes from `draw_gate`.
         """
+        if self.afferent is not None:
+            inputs, weight = self.afferent(self._dense(inputs)), None
         if self.norm is not None:
             inputs, weight = self.norm(drive(inputs, weight, precision)), None
         return scan(
             inputs,
             weight,
-            self.recurrent_weight,
+            self.recurrence,
             self.cell,
             outgoing_weight=outgoing_weight,
             state=state,
@@ -171,9 +247,13 @@ class SpikingLayer(nn.Module):
         """
         if dropout is None or self.dropout == 0:
             return None
-        size = (n_batch, len(self.weight))
-        draw = torch.rand(size, generator=dropout, device=self.weight.device)
-        return (draw >= self.dropout).to(self.weight.dtype) / (1 - self.dropout)
+        like = next(self.parameters())
+        draw = torch.rand((n_batch, self.n_units), generator=dropout, device=like.device)
+        return (draw >= self.dropout).to(like.dtype) / (1 - self.dropout)
+
+    def _dense(self, spikes: Tensor | EventBatch) -> Tensor:
+        """Spikes (time, batch, input) in the type of the weights."""
+        return drive(spikes, None).to(next(self.parameters()).dtype)
 
 
 class BatchNorm(nn.Module):

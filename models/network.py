@@ -12,11 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 from snnbench.data_prep.batch import EventBatch, events_of_steps
 from snnbench.model_spec import ModelSpec, SpikingReadoutSpec
+from snnbench.models.delays import LearnedDelays
 from snnbench.models.engines import Engine
 from snnbench.models.layers import SpikingLayer
 from snnbench.models.precision import Precision
 from snnbench.models.readout import LeakyReadout, SpikingReadout
 from snnbench.models.scan import sizes_of
+from snnbench.sizes import LayerSize
 
 
 class NetworkOutput(NamedTuple):
@@ -80,6 +82,29 @@ class SpikingNetwork(nn.Module):
         """Number of trained weights."""
         return sum(p.numel() for p in self.parameters())
 
+    def layer_sizes(self) -> list[LayerSize]:
+        """Sizes of the layers that are really here, the readout last."""
+        hidden = zip(self.layer_names, self._layers, strict=True)
+        n_classes, n_units = self.readout.weight.shape
+        return [
+            *(layer.size(name) for name, layer in hidden),
+            LayerSize("readout", n_units, n_classes, recurrent=False),
+        ]
+
+    def begin_epoch(self, share_of_training: float) -> None:
+        """What changes from epoch to epoch, when this share of them is over: the width in which learned
+        delays spread spikes.
+        """
+        for layer in self._layers:
+            if isinstance(layer.afferent, LearnedDelays):
+                layer.afferent.begin_epoch(share_of_training)
+
+    def constrain(self) -> None:
+        """Put what a step of the optimiser took out of its range back into it: learned delays."""
+        for layer in self._layers:
+            if isinstance(layer.afferent, LearnedDelays):
+                layer.afferent.constrain()
+
     def forward(
         self, inputs: Tensor | EventBatch, dropout: torch.Generator | None = None
     ) -> NetworkOutput:
@@ -117,7 +142,7 @@ class SpikingNetwork(nn.Module):
             below = hidden[-1] if hidden else inputs
             result = layer(
                 below,
-                weight=layer.weight,
+                weight=layer.incoming_weight,
                 gate=gate,
                 keep_spikes=True,
                 engine=self.engine,
@@ -130,8 +155,8 @@ class SpikingNetwork(nn.Module):
         self, inputs: Tensor | EventBatch, gates: Sequence[Tensor | None], states: Sequence[Any]
     ) -> _Stretch:
         counts, after = [], []
-        weight: Tensor | None = self._layers[0].weight
-        onward = [*(layer.weight for layer in self._layers[1:]), self.readout.weight]
+        weight = self._layers[0].incoming_weight
+        onward = [*(layer.incoming_weight for layer in self._layers[1:]), self.readout.weight]
         for layer, gate, state, outgoing in zip(
             self._layers, gates, states[:-1], onward, strict=True
         ):
@@ -141,11 +166,12 @@ class SpikingNetwork(nn.Module):
                 outgoing_weight=outgoing,
                 gate=gate,
                 state=state,
+                keep_spikes=outgoing is None,
                 engine=self.engine,
                 precision=self.precision,
             )
-            # what has been through the next layer's weights is its drive
-            inputs, weight = result.projected, None
+            # the next layer's drive, or spikes if its weights are not all that they go through
+            inputs, weight = result.passed_on, None
             counts.append(result.counts)
             after.append(result.state)
         out = self.readout(inputs, state=states[-1], engine=self.engine)
@@ -194,11 +220,17 @@ def build(
     recompute_steps, precision
         As in `SpikingNetwork`.
     """
-    sizes = (n_inputs, *spec.hidden)
-    layers = [SpikingLayer(below, size, spec, dt_s, generator) for below, size in pairwise(sizes)]
+    sizes = (n_inputs, *spec.hidden_units(n_inputs))
+    shapes = spec.conv_shapes(n_inputs)
+    layers = [
+        SpikingLayer(
+            n_in, n_units, spec, dt_s, generator, below=shapes[i] if shapes else spec.delays_into(i)
+        )
+        for i, (n_in, n_units) in enumerate(pairwise(sizes))
+    ]
     readout: LeakyReadout | SpikingReadout
     if isinstance(spec.readout, SpikingReadoutSpec):
-        readout = SpikingReadout(spec.hidden[-1], n_outputs, spec.readout, spec, dt_s, generator)
+        readout = SpikingReadout(sizes[-1], n_outputs, spec.readout, spec, dt_s, generator)
     else:
-        readout = LeakyReadout(spec.hidden[-1], n_outputs, spec.readout, dt_s, generator)
+        readout = LeakyReadout(sizes[-1], n_outputs, spec.readout, dt_s, generator)
     return SpikingNetwork(layers, readout, recompute_steps=recompute_steps, precision=precision)

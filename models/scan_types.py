@@ -56,6 +56,11 @@ class ScanResult(NamedTuple):
     state: Any
     """The kind's `State` after the last step, each of shape (batch, unit): the next scan goes on there."""
 
+    @property
+    def passed_on(self) -> Tensor:
+        """For the next layer: what it receives by outgoing weights, and without these the spikes."""
+        return self.projected if self.projected.shape[2] else self.spikes
+
 
 def recipe_of(cell: Cell, *, learning: bool) -> Recipe:
     """What kernels for this cell are made for; with `learning`, for gradients by its constants, too."""

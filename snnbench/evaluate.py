@@ -13,7 +13,6 @@ from torch import nn
 
 from snnbench.data_prep.loader import SpikeLoader
 from snnbench.data_prep.spikes import Spikes
-from snnbench.models.layers import SpikingLayer
 from snnbench.models.network import SpikingNetwork
 from snnbench.record import Operations
 from snnbench.seeding import deterministic
@@ -72,16 +71,4 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 def sizes_of(network: SpikingNetwork) -> list[LayerSize]:
     """Sizes of the layers that a network really has, the readout last."""
-    layers = [layer for layer in network.layers if isinstance(layer, SpikingLayer)]
-    weights = [*(layer.weight for layer in layers), network.readout.weight]
-    recurrent = [*(layer.recurrent_weight is not None for layer in layers), False]
-    names = [*network.layer_names, "readout"]
-    parts: list[nn.Module] = [*layers, network.readout]
-    sizes = [
-        LayerSize(name, w.shape[1], w.shape[0], own)
-        for name, w, own in zip(names, weights, recurrent, strict=True)
-    ]
-    return [
-        size._replace(n_others=sum(p.numel() for p in part.parameters()) - size.n_parameters)
-        for size, part in zip(sizes, parts, strict=True)
-    ]
+    return network.layer_sizes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from snnbench.connection_spec import ConvShape, DelayLineSpec, LearnedDelaySpec
 from snnbench.memory import estimate_memory
 from snnbench.model_spec import (
     LifSpec,
@@ -53,9 +54,10 @@ def explain(spec: RunSpec) -> dict[str, Any]:
             }
             for size in layer_sizes(spec)
         ],
-        "neuron": explain_neuron(
-            spec.model.neuron, dt_s, recurrent=spec.model.recurrent, norm=spec.model.norm
-        ),
+        "neuron": {
+            **(neuron := explain_neuron(spec.model.neuron, dt_s)),
+            "equations": [*explain_drive(spec), *neuron["equations"]],
+        },
         "surrogate": explain_surrogate(spec.model.surrogate),
         "readout": explain_readout(spec.model.readout, dt_s),
         "loss": explain_loss(spec.train),
@@ -64,17 +66,53 @@ def explain(spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def explain_neuron(
-    spec: AnySpec, dt_s: float, *, recurrent: bool, norm: str = "none"
-) -> dict[str, Any]:
-    """Kind, equations and time constants of the hidden units."""
+def explain_drive(spec: RunSpec) -> list[str]:
+    """What hidden units receive, and from where; several lines where layers differ."""
+    model, n_layers = spec.model, len(spec.model.hidden)
+    within = ""
+    if model.recurrent:
+        kernel = model.conv and model.conv.recurrent_kernel
+        within = f" + (v * S[n], {kernel} positions of all filters)" if kernel else " + V S[n]"
+    drives = []
+    for i, shape in enumerate(model.conv_shapes(spec.n_channels) or [None] * n_layers):
+        below, words = _from_below(model.delays_into(i), shape, spec.train.dt_s)
+        normed = below if model.norm == "none" else f"{model.norm}_norm({below})"
+        drives.append(f"D[n] = {normed}{within}{words}")
+    if len(set(drives)) == 1:
+        return drives[:1]
+    return [f"in hidden{i}: {drive}" for i, drive in enumerate(drives, start=1)]
+
+
+def _from_below(
+    delays: LearnedDelaySpec | DelayLineSpec | None, shape: ConvShape | None, dt_s: float
+) -> tuple[str, str]:
+    """A formula for what comes from the layer below, and words that follow it."""
+    if shape is not None:
+        words = (
+            f"; {shape.kernel} positions of each filter below, every {_ordinal(shape.stride)}:"
+            f" {shape.filters} filters at {shape.positions} positions"
+        )
+        return "w * S_in[n]", words
+    if isinstance(delays, LearnedDelaySpec):
+        words = f"; d_ij learned, 0 to {delays.max_s * 1e3:g} ms, {delays.n_bins(dt_s)} steps"
+        return "sum_j w_ij S_in_j[n - d_ij]", words
+    if isinstance(delays, DelayLineSpec):
+        steps = ", ".join(map(str, delays.bins(dt_s)))
+        return "sum_k W_k S_in[n - d_k]", f"; d_k = {steps} steps"
+    return "W S_in[n]", ""
+
+
+def _ordinal(n: int) -> str:
+    return {1: "one", 2: "second", 3: "third"}.get(n, f"{n}th")
+
+
+def explain_neuron(spec: AnySpec, dt_s: float) -> dict[str, Any]:
+    """Kind, equations and time constants of the hidden units, which receive D[n]."""
     kind, constants = kind_of(spec, dt_s), _typical_constants(spec, dt_s)
-    from_below = "W S_in[n]" if norm == "none" else f"{norm}_norm(W S_in[n])"
-    drive = f"D[n] = {from_below}" + " + V S[n]" * recurrent
     distance = _in_letters(kind.neuron, constants)[1]
     return {
         "kind": spec.kind,
-        "equations": [drive, *_step_equations(kind.neuron, constants, spec.reset)],
+        "equations": _step_equations(kind.neuron, constants, spec.reset),
         "spike": f"S[n] = 1 where x = {distance} > 0, else 0",
         "reset": _RESETS[spec.reset]
         + ("" if spec.gradient_through_reset else "; the gradient does not go through that"),

@@ -12,7 +12,9 @@ With T time steps, B samples in a batch, and n units in a layer, all in float32,
 where `kept` and `passing` are what an engine holds for each step, sample and unit: see `ENGINES`. What a
 neuron's adjoint reads is part of `kept`: of a LIF neuron the membrane, with reset to zero and a gradient
 through it the current, too (`snnbench.models.derivation`). A normalisation keeps drives besides, and the
-input made dense; what a readout keeps depends on its kind (`_floats`). With `train.recompute_steps` = K the
+input made dense; what a readout keeps depends on its kind (`_floats`). Delays and convolutions keep the
+spikes below as numbers, learned delays their kernels, too (`_heard`); what comes back through them is as
+wide as the spikes. With `train.recompute_steps` = K the
 backward pass computes K steps at a time anew: T becomes K, the states between these stretches are kept, the
 events of all stretches once more, and of one layer what an earlier stretch kept. Validation has no backward
 pass; it holds what one layer receives and what it sends.
@@ -27,6 +29,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from snnbench.connection_spec import LearnedDelaySpec
 from snnbench.errors import SnnbenchError
 from snnbench.model_spec import PerUnit
 from snnbench.models.derivation import Recipe, derive
@@ -161,14 +164,15 @@ def estimate_memory(
     step = _FLOAT * held * n_batch
     return MemoryEstimate(
         weights=2 * n_weights,
-        gradients=n_weights + (_FLOAT * _partial_sums(sizes) if floats.shares else 0),
+        gradients=n_weights + (_FLOAT * _partial_sums(spec, sizes) if floats.shares else 0),
         optimiser=2 * n_weights,
         spikes=spikes if on_host else 0,
         activations=_activations(spec, sizes, floats, stretch, held),
         passing=max(
             step * ((floats.passing + anew) * size.n_units + above)
-            for size, above in zip(sizes, _units_above(sizes), strict=True)
-        ),
+            for size, above in zip(sizes, _units_above(spec, sizes), strict=True)
+        )
+        + _FLOAT * max(_kernels(spec, size, i) for i, size in enumerate(sizes[:-1])),
         batches=(2 + anew) * _batch_bytes(spec, n_batch, input_spikes),
         validation=_validation_bytes(spec, sizes, input_spikes, floats, held),
         # weights twice and two moments of them, gathered, serialised, and in the file's layout
@@ -215,9 +219,33 @@ def _activations(
         # spikes counted so far, or the largest membrane
         at_each_stretch = len(recipe.neuron.State._fields) + 1
         kept[size.name] = step * size.n_units * (held * at_each_step + between * at_each_stretch)
-    if floats.dense_input:
+    for i, size in enumerate(sizes[:-1]):
+        if _hears_spikes(spec, i):
+            kept[size.name] += step * _heard(spec, size, i, held) + _FLOAT * _kernels(spec, size, i)
+    if floats.dense_input and not _hears_spikes(spec, 0):
         kept["input"] = step * held * spec.n_channels
     return {name: n for name, n in kept.items() if n}
+
+
+def _hears_spikes(spec: RunSpec, layer: int) -> bool:
+    """Whether a hidden layer, from 0, takes spikes as numbers: through delays or a convolution."""
+    return spec.model.conv is not None or spec.model.delays_into(layer) is not None
+
+
+def _heard(spec: RunSpec, size: LayerSize, layer: int, n_steps: int) -> int:
+    """Numbers of a sample's spikes that such a layer keeps; with learned delays the silence before, too."""
+    delays = spec.model.delays_into(layer)
+    before = delays.n_bins(spec.train.dt_s) if isinstance(delays, LearnedDelaySpec) else 0
+    return (n_steps + before) * size.n_inputs
+
+
+def _kernels(spec: RunSpec, size: LayerSize, layer: int) -> int:
+    """Numbers that autograd keeps of the weights in use, beside the parameters that they are made of."""
+    delays = spec.model.delays_into(layer)
+    # distances to a delay, their Gaussian, and its product with the weight
+    learned = 3 * isinstance(delays, LearnedDelaySpec)
+    bins = delays.n_bins(spec.train.dt_s) + 1 if isinstance(delays, LearnedDelaySpec) else 0
+    return learned * bins * size.n_weights + size.n_units**2 * (size.recurrent_conv is not None)
 
 
 def _recipes(spec: RunSpec) -> tuple[Recipe, Recipe]:
@@ -245,25 +273,36 @@ def _recipes(spec: RunSpec) -> tuple[Recipe, Recipe]:
     return hidden, Recipe(LIF, surrogate, "subtract", False, parameter_gradients=())
 
 
-def _partial_sums(sizes: list[LayerSize]) -> int:
-    """Numbers in the shares of gradients by weights, while the backward pass is at the layer with most."""
+def _partial_sums(spec: RunSpec, sizes: list[LayerSize]) -> int:
+    """Numbers in the shares of gradients by weights, while the backward pass is at the layer with most.
+
+    Weights of delays and convolutions are PyTorch's, which has no shares.
+    """
 
     def shares(n_inputs: int, widths: list[int]) -> int:
-        padded = -(-max(widths) // _VECTOR) * _VECTOR
+        padded = -(-max(widths, default=0) // _VECTOR) * _VECTOR
         n_shares = _SHARES if n_inputs * padded <= _SHARED_WEIGHTS else 1
         return n_shares * n_inputs * sum(widths)
 
+    plain = [*(not _hears_spikes(spec, i) for i in range(len(sizes) - 1)), True]
     # by which its units send: to themselves, and to the layer above
     among = [
-        shares(size.n_units, [above.n_units, *[size.n_units] * size.recurrent])
-        for size, above in pairwise(sizes)
+        shares(size.n_units, [above.n_units] * alone + [size.n_units] * size.recurrent)
+        for (size, above), alone in zip(pairwise(sizes), plain[1:], strict=True)
     ]
-    return max(among[0] + shares(sizes[0].n_inputs, [sizes[0].n_units]), *among)
+    first = shares(sizes[0].n_inputs, [sizes[0].n_units] * plain[0])
+    return max(among[0] + first, *among)
 
 
-def _units_above(sizes: list[LayerSize]) -> list[int]:
-    """Units of the layer that hands a gradient down to each: none above the readout."""
-    return [*(size.n_units for size in sizes[1:]), 0]
+def _units_above(spec: RunSpec, sizes: list[LayerSize]) -> list[int]:
+    """How wide the gradient is that is handed down to each layer: nothing above the readout."""
+    return [
+        *(
+            above.n_units + size.n_units * _hears_spikes(spec, i + 1) * (above is not sizes[-1])
+            for i, (size, above) in enumerate(pairwise(sizes))
+        ),
+        0,
+    ]
 
 
 def _batch_bytes(spec: RunSpec, n_batch: int, input_spikes: float) -> int:
@@ -279,8 +318,11 @@ def _validation_bytes(
     # no sum: what a layer has received goes when the next one has it
     received = [floats.received * size.n_units for size in sizes]
     sent = [*(size.n_units for size in sizes[1:]), floats.readout and sizes[-1].n_units]
+    for i, size in enumerate(sizes[1:-1]):
+        # spikes, and what is made of them on the way
+        sent[i] += 2 * size.n_inputs * _hears_spikes(spec, i + 1)
     units = max(a + b for a, b in zip([0, *received[1:]], sent, strict=True))
-    if floats.dense_input:
+    if floats.dense_input or _hears_spikes(spec, 0):
         units += spec.n_channels + max(size.n_units for size in sizes)
     batch = _batch_bytes(spec, EVALUATION_BATCH, input_spikes)
     return _FLOAT * held * EVALUATION_BATCH * units + 2 * batch

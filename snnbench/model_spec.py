@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from snnbench.connection_spec import ConvShape, ConvSpec, DelayLineSpec, LearnedDelaySpec
 from snnbench.spec_base import Spec
 
 Positive = Annotated[float, Field(gt=0)]
@@ -187,6 +188,12 @@ AnyReadoutSpec = Annotated[
 ]
 
 
+DelaySpec = Annotated[
+    Annotated[LearnedDelaySpec, Tag("learned")] | Annotated[DelayLineSpec, Tag("fixed")],
+    _kind("learned"),
+]
+
+
 class ModelSpec(Spec):
     """A spiking network: stacked layers of `hidden` sizes and a readout."""
 
@@ -207,3 +214,57 @@ class ModelSpec(Spec):
     """Scale of the initial recurrent weights, likewise."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability with which a hidden unit is silenced for a whole sample in training."""
+    delays: DelaySpec | None = None
+    """Delays of spikes on their way to hidden layers; None has none."""
+    conv: ConvSpec | None = None
+    """Weights shared along the channels, with `hidden` filters in each layer; None has a weight for each
+    pair of units."""
+
+    @model_validator(mode="after")
+    def _connections_fit(self) -> Self:
+        n_layers = len(self.hidden)
+        if self.delays is not None and self.delays.where == "hidden" and n_layers == 1:
+            raise ValueError(
+                'delays.where = "hidden" is between hidden layers, and hidden has one of them;'
+                ' add a layer, or take "input"'
+            )
+        if self.conv is None:
+            return self
+        if self.delays is not None:
+            raise ValueError("delays and conv are two ways from one layer to the next; take one")
+        for key in ("kernels", "strides"):
+            if len(found := getattr(self.conv, key)) != n_layers:
+                raise ValueError(
+                    f"conv.{key} = {list(found)} has {len(found)} numbers; hidden ="
+                    f" {list(self.hidden)} asks for {n_layers}"
+                )
+        if self.conv.recurrent_kernel is not None and not self.recurrent:
+            raise ValueError(
+                f"conv.recurrent_kernel = {self.conv.recurrent_kernel} goes with recurrent = true"
+            )
+        return self
+
+    def delays_into(self, layer: int) -> LearnedDelaySpec | DelayLineSpec | None:
+        """Delays of what a hidden layer, counted from 0, receives from below."""
+        if self.delays is None:
+            return None
+        here = "hidden" if layer else "input"
+        return self.delays if self.delays.where in ("all", here) else None
+
+    def conv_shapes(self, n_inputs: int) -> list[ConvShape] | None:
+        """Of all hidden layers; None without a convolution."""
+        return None if self.conv is None else self.conv.shapes(n_inputs, self.hidden)
+
+    def recurrent_shape(self, shape: ConvShape) -> ConvShape | None:
+        """Of the recurrent weights in a layer of this shape; None if there are none, or plain ones."""
+        if self.conv is None or self.conv.recurrent_kernel is None or not self.recurrent:
+            return None
+        kernel = self.conv.recurrent_kernel
+        return ConvShape(shape.filters, shape.positions, shape.filters, kernel, 1)
+
+    def hidden_units(self, n_inputs: int) -> tuple[int, ...]:
+        """Units of every hidden layer, above `n_inputs` channels."""
+        shapes = self.conv_shapes(n_inputs)
+        if shapes is None:
+            return self.hidden
+        return tuple(shape.filters * shape.positions for shape in shapes)

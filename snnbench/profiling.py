@@ -171,9 +171,9 @@ class Profile(NoProfile):
         if self._open[-1:] != [f"{FORWARD}, {layer}"]:
             return
         self._leave()
-        passed_on = output.partial if layer == READOUT else output.projected
-        if passed_on.requires_grad:
-            passed_on.register_hook(lambda _: self._goes_on_as(f"{BACKWARD}, {layer}"))
+        given = output.partial if layer == READOUT else output.passed_on
+        if given.requires_grad:
+            given.register_hook(lambda _: self._goes_on_as(f"{BACKWARD}, {layer}"))
 
 
 def _before(profile: Profile, layer: str) -> Any:

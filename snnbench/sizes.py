@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from snnbench.connection_spec import ConvShape, DelayLineSpec, LearnedDelaySpec
 from snnbench.model_spec import PerUnit
 from snnbench.spec import RunSpec
 
@@ -32,17 +33,49 @@ class LayerSize(NamedTuple):
     n_units: int
     recurrent: bool
     n_others: int = 0
-    """Parameters besides weights: factors and shifts of a normalisation, learned constants."""
+    """Parameters besides weights: factors and shifts of a normalisation, learned constants and delays."""
+    n_taps: int = 1
+    """Weights between each input and each unit: taps of a delay line."""
+    conv: ConvShape | None = None
+    """Of feedforward weights that units share; None where each has its own."""
+    recurrent_conv: ConvShape | None = None
+    """Of recurrent ones."""
 
     @property
     def n_weights(self) -> int:
-        """Feedforward weights."""
-        return self.n_inputs * self.n_units
+        """Feedforward weights; shared ones count once."""
+        return self.n_synapses if self.conv is None else self.conv.n_weights
 
     @property
     def n_recurrent_weights(self) -> int:
-        """Weights within the layer."""
+        """Weights within the layer, likewise."""
+        if self.recurrent_conv is not None:
+            return self.recurrent_conv.n_weights
+        return self.n_recurrent_synapses
+
+    @property
+    def n_synapses(self) -> int:
+        """Places where a spike from below is multiplied by a weight."""
+        if self.conv is not None:
+            return self.conv.n_synapses
+        return self.n_inputs * self.n_units * self.n_taps
+
+    @property
+    def n_recurrent_synapses(self) -> int:
+        """The same within the layer."""
+        if self.recurrent_conv is not None:
+            return self.recurrent_conv.n_synapses
         return self.n_units**2 if self.recurrent else 0
+
+    @property
+    def fan_out(self) -> float:
+        """Synapses of an input, the mean over inputs: those near an end of a convolution have fewer."""
+        return self.n_synapses / self.n_inputs
+
+    @property
+    def recurrent_fan_out(self) -> float:
+        """Synapses of a unit within the layer, likewise."""
+        return self.n_recurrent_synapses / self.n_units
 
     @property
     def n_parameters(self) -> int:
@@ -52,14 +85,28 @@ class LayerSize(NamedTuple):
 
 def layer_sizes(spec: RunSpec) -> list[LayerSize]:
     """Sizes of a run's layers: hidden1, hidden2, ..., readout."""
-    units = (spec.n_channels, *spec.model.hidden, spec.task.n_classes)
-    each = 2 * (spec.model.norm != "none")
-    each += sum(isinstance(c, PerUnit) and c.learned for _, c in spec.model.neuron)
-    hidden = [
-        LayerSize(f"hidden{i}", below, size, spec.model.recurrent, each * size)
-        for i, (below, size) in enumerate(pairwise(units[:-1]), start=1)
-    ]
-    return [*hidden, LayerSize("readout", units[-2], units[-1], recurrent=False)]
+    model = spec.model
+    units = (spec.n_channels, *model.hidden_units(spec.n_channels))
+    shapes = model.conv_shapes(spec.n_channels)
+    each = 2 * (model.norm != "none")
+    each += sum(isinstance(c, PerUnit) and c.learned for _, c in model.neuron)
+    sizes = []
+    for i, (below, here) in enumerate(pairwise(units)):
+        delays, shape = model.delays_into(i), shapes[i] if shapes else None
+        n_delays = below * here if isinstance(delays, LearnedDelaySpec) else 0
+        sizes.append(
+            LayerSize(
+                f"hidden{i + 1}",
+                below,
+                here,
+                model.recurrent,
+                each * here + n_delays,
+                n_taps=len(delays.taps_s) if isinstance(delays, DelayLineSpec) else 1,
+                conv=shape,
+                recurrent_conv=model.recurrent_shape(shape) if shape else None,
+            )
+        )
+    return [*sizes, LayerSize("readout", units[-1], spec.task.n_classes, recurrent=False)]
 
 
 def count_operations(
@@ -67,10 +114,12 @@ def count_operations(
 ) -> Work:
     """Work per sample from mean spike counts per sample.
 
-    Dense: every weight does one multiply-accumulate in each of `n_steps` steps. Effective: every spike
-    does one accumulate for each weight that leaves its unit, to the next layer and, with recurrence, to
-    its own; an input bin with k spikes counts k. Decays, resets, normalisations and the maximum are not
-    counted.
+    Dense: every synapse does one multiply-accumulate in each of `n_steps` steps, and a synapse is a weight
+    between two units, a tap of one, or a place where a shared weight is used; a learned delay is that of
+    evaluation, one tap. Effective: every spike does one accumulate for each synapse of its unit, to the
+    next layer and, with recurrence, to its own; an input bin with k spikes counts k. Units near an end of
+    a convolution have fewer synapses than others, and the mean over units stands for all. Decays, resets,
+    normalisations and the maximum are not counted.
 
     Parameters
     ----------
@@ -87,8 +136,8 @@ def count_operations(
     recurrent = zip(hidden_spikes, sizes[:-1], strict=True)
     return Work(
         dense_macs=float(
-            n_steps * sum(size.n_weights + size.n_recurrent_weights for size in sizes)
+            n_steps * sum(size.n_synapses + size.n_recurrent_synapses for size in sizes)
         ),
-        effective_acs=sum(n * size.n_units for n, size in feedforward)
-        + sum(n * size.n_units for n, size in recurrent if size.recurrent),
+        effective_acs=sum(n * size.fan_out for n, size in feedforward)
+        + sum(n * size.recurrent_fan_out for n, size in recurrent),
     )

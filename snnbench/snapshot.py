@@ -184,7 +184,7 @@ def _raster(spikes: Tensor) -> Raster:
 def _is_constant_or_delay(parameter: str) -> bool:
     """Whether a parameter is shown as what it stands for, and not among the weights."""
     parts = parameter.split(".")
-    return "per_unit" in parts or any(part.startswith("delay") for part in parts)
+    return "per_unit" in parts or parts[-1] == "position"
 
 
 def _leads(parameter: str, n_layers: int) -> str:
@@ -196,9 +196,9 @@ def _leads(parameter: str, n_layers: int) -> str:
     if n_layers == 0 or head != "layers" or not number.isdecimal():
         return parameter
     name, below = f"hidden{int(number) + 1}", "input" if number == "0" else f"hidden{number}"
-    if what == "weight":
+    if what in ("weight", "afferent.weight"):
         return f"{below} to {name}"
-    if what == "recurrent_weight":
+    if what in ("recurrent_weight", "lateral.kernel"):
         return f"within {name}"
     if what.startswith("norm."):
         return f"{_NORM_PARTS[what.rpartition('.')[2]]} of {name}"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from snnbench.connection_spec import DelayLineSpec, LearnedDelaySpec
 from snnbench.errors import UsageError, unknown_name
 from snnbench.model_spec import ModelSpec, PerUnit
 from snnbench.spec_base import Model, Spec, validated, with_overrides
@@ -123,6 +124,8 @@ class TrainSpec(Spec):
     optimiser: Literal["adam", "adamax", "adamw", "sgd", "rmsprop"] = "adam"
     """sgd has Nesterov momentum betas[0]; rmsprop averages squares with betas[1]."""
     lr: float = Field(default=1e-3, gt=0, le=100)
+    delay_lr: float | None = Field(default=None, gt=0, le=100)
+    """Of learned delays, in bins, on the same schedule and without weight decay; None takes `lr`."""
     betas: tuple[_Decay, _Decay] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
@@ -180,11 +183,61 @@ class RunSpec(Spec):
                 self.model.readout.kind == "first-spike",
                 "which looks at all steps at once",
             ),
+            ("model.delays", self.model.delays is not None, "which looks back across them"),
         ):
             if value:
                 raise ValueError(
                     f"train.recompute_steps cuts time into stretches, and {key} is one {why};"
                     " take one of them only"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _delays_fit_the_bins(self) -> Self:
+        delays, dt_s, duration_s = self.model.delays, self.train.dt_s, self.task.duration_s
+        if self.train.delay_lr is not None and not isinstance(delays, LearnedDelaySpec):
+            raise ValueError(
+                f"train.delay_lr = {self.train.delay_lr} is for delays that are learned; set"
+                ' model.delays.kind = "learned", or leave it out'
+            )
+        if delays is None:
+            return self
+        key, longest_s = "max_s", getattr(delays, "max_s", 0.0)
+        if isinstance(delays, DelayLineSpec):
+            key, longest_s = "taps_s", max(delays.taps_s)
+        if longest_s > duration_s:
+            raise ValueError(
+                f"model.delays.{key}: {longest_s} s is longer than the task's duration_s ="
+                f" {duration_s} s, so nothing would arrive; take shorter delays"
+            )
+        if isinstance(delays, DelayLineSpec):
+            bins = delays.bins(dt_s)
+            if len(set(bins)) < len(bins):
+                raise ValueError(
+                    f"model.delays.taps_s = {list(delays.taps_s)} are {list(bins)} bins of"
+                    f" train.dt_s = {dt_s} s, some of them equal; take other taps or a smaller bin"
+                )
+            return self
+        if delays.n_bins(dt_s) == 0:
+            raise ValueError(
+                f"model.delays.max_s = {delays.max_s} s is no whole bin of train.dt_s = {dt_s} s;"
+                " take a longer delay or a smaller bin"
+            )
+        if delays.sigma(0.0, dt_s) < delays.sigma_end:
+            raise ValueError(
+                f"model.delays: the Gaussian begins with a width of {delays.sigma(0.0, dt_s)} bins,"
+                f" which cannot fall to sigma_end = {delays.sigma_end}; take a smaller one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kernels_fit_the_channels(self) -> Self:
+        for i, shape in enumerate(self.model.conv_shapes(self.n_channels) or []):
+            if shape.padding >= shape.positions_in:
+                raise ValueError(
+                    f"model.conv.kernels[{i}] = {shape.kernel} reaches {shape.padding} positions to"
+                    f" either side, and there are {shape.positions_in} below it; take a smaller"
+                    " kernel, or smaller strides before it"
                 )
         return self
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Tag, ValidationError
 
@@ -111,6 +111,8 @@ def _walk(kind: type[BaseModel], loc: Iterable[Any]) -> tuple[list[str], Any]:
             declared = field.annotation if field else None
             if len(some := [a for a in get_args(declared) if a is not NoneType]) == 1:
                 [declared] = some  # `Model | None`
+                if get_origin(declared) is Annotated:  # a union of kinds, or None
+                    declared = get_args(declared)[0]
     return keys, declared
 
 

@@ -18,7 +18,7 @@ import io
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -40,6 +40,7 @@ from snnbench.errors import SnnbenchError
 from snnbench.evaluate import evaluating, predict_loader
 from snnbench.memory import estimate_training, require_memory
 from snnbench.metrics import Counts, count_correct
+from snnbench.models.delays import delay_positions
 from snnbench.models.engines import Engine, require_engine
 from snnbench.models.losses import make_loss
 from snnbench.models.network import SpikingNetwork
@@ -342,7 +343,8 @@ class _Run:
         started = time.perf_counter()
         epoch = len(self.history) + 1
         for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.spec.train, epoch)
+            group["lr"] = learning_rate(self.spec.train, epoch) * group.get("lr_factor", 1.0)
+        self.network.begin_epoch((epoch - 1) / self.spec.train.epochs)
         done, loss_sum, correct, input_spikes = 0, 0.0, 0, 0
         spike_sums: list[Tensor] = []
         batches = loader.event_batches(self.spec.train.batch_size, self.generators["order"])
@@ -387,6 +389,7 @@ class _Run:
             raise _Diverged
         with region("optimiser"):
             self.optimiser.step()
+            self.network.constrain()
             if self.averaged is not None:
                 self.averaged.update_parameters(self.network)
         return values[0], int(values[2]), spike_counts
@@ -477,7 +480,7 @@ class _Run:
             for name, generator in self.generators.items():
                 generator.set_state(parts["generator"][name])
             state = self.optimiser.state_dict()
-            indices = range(len(state["param_groups"][0]["params"]))
+            indices = [i for group in state["param_groups"] for i in group["params"]]
             state["state"] = {i: parts[f"optimiser.{i}"] for i in indices}
             self.optimiser.load_state_dict(state)
             rows = file.extra["history"]
@@ -548,13 +551,13 @@ def activity_warnings(name: str, spikes: Tensor, n_steps: int) -> list[str]:
 
 
 def make_optimiser(network: SpikingNetwork, spec: TrainSpec) -> torch.optim.Optimizer:
-    """The optimiser a spec names, over all weights."""
+    """The optimiser a spec names, over all weights; learned delays are a group of their own."""
     options: dict[str, Any] = {
         "lr": spec.lr,
         "betas": spec.betas,
         "weight_decay": spec.weight_decay,
     }
-    weights = network.parameters()
+    weights = _parameter_groups(network, spec)
     if spec.optimiser in ("adam", "adamw"):
         # one pass over weights, gradients and moments instead of ten
         kind = torch.optim.Adam if spec.optimiser == "adam" else torch.optim.AdamW
@@ -565,6 +568,19 @@ def make_optimiser(network: SpikingNetwork, spec: TrainSpec) -> torch.optim.Opti
     if spec.optimiser == "sgd":
         return torch.optim.SGD(weights, momentum=momentum, nesterov=momentum > 0, **options)
     return torch.optim.RMSprop(weights, alpha=squares, **options)
+
+
+def _parameter_groups(network: SpikingNetwork, spec: TrainSpec) -> Iterable[Any]:
+    """All parameters; with learned delays as two groups, and by what `lr` is multiplied in the second."""
+    delays = delay_positions(network)
+    if not delays:
+        return network.parameters()
+    of_delays = {id(position) for position in delays}
+    factor = 1.0 if spec.delay_lr is None else spec.delay_lr / spec.lr
+    return [
+        {"params": [p for p in network.parameters() if id(p) not in of_delays]},
+        {"params": delays, "lr": spec.lr * factor, "lr_factor": factor, "weight_decay": 0.0},
+    ]
 
 
 def averaged_network(network: SpikingNetwork, spec: TrainSpec) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from snnbench.checkpoint import build_for
 from snnbench.data_prep.loader import SpikeLoader
 from snnbench.evaluate import predict, predict_loader
+from snnbench.models.layers import SpikingLayer
 from tests.toy_spikes import split_from_samples, toy_spec, toy_split
 
 CPU = torch.device("cpu")
@@ -75,4 +78,42 @@ def test_operations_equal_a_count_by_brute_force(recurrent: bool):
         "hidden1": pytest.approx(float(hidden[0].sum()) / 2),
         "hidden2": pytest.approx(float(hidden[1].sum()) / 2),
     }
+    assert min(operations.spikes.values()) > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__delays": {"max_s": 0.05}},
+        {"model__delays": {"kind": "fixed", "taps_s": [0.0, 0.02, 0.05]}},
+        {"model__delays": {"kind": "fixed", "taps_s": [0.01, 0.02], "where": "hidden"}},
+        {"model__conv": {"kernels": [5, 4], "strides": [2, 3]}},
+        {"model__conv": {"kernels": [5, 3], "strides": [3, 1], "recurrent_kernel": 3}},
+    ],
+    ids=lambda c: "-".join(map(str, c.values())),
+)
+def test_operations_of_delays_and_convolutions_equal_a_count_of_their_synapses(
+    changes: dict[str, Any],
+):
+    spec = toy_spec(model__hidden=[5, 4], model__recurrent=True, model__input_gain=8.0, **changes)
+    network = build_for(spec, torch.Generator().manual_seed(0)).eval()
+    loader = SpikeLoader(toy_split(2, seed=1), spec, CPU)
+    operations = predict_loader(network, loader).operations
+    # a synapse is what a spike of one unit moves in the drive of another one, at one time
+    macs, expected = 0, 0.0
+    spikes = [float(loader.batch(torch.arange(2)).spikes.sum()) / 2, *operations.spikes.values()]
+    for i, (layer, size) in enumerate(zip(network.layers, network.layer_sizes(), strict=False)):
+        assert isinstance(layer, SpikingLayer)
+        one_by_one = torch.zeros(20, size.n_inputs, size.n_inputs)
+        one_by_one[0] = torch.eye(size.n_inputs)
+        drive = layer.afferent(one_by_one) if layer.afferent else one_by_one @ layer.weight.t()
+        forward = int(drive.count_nonzero())
+        assert layer.recurrence is not None
+        within = int(layer.recurrence.count_nonzero())
+        macs += forward + within
+        expected += spikes[i] * forward / size.n_inputs + spikes[i + 1] * within / size.n_units
+    macs += network.readout.weight.numel()
+    expected += spikes[-1] * 3
+    assert operations.dense_macs == 20 * macs
+    assert operations.effective_acs == pytest.approx(expected, rel=1e-6)
     assert min(operations.spikes.values()) > 0

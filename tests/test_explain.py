@@ -71,6 +71,45 @@ def test_every_kind_is_told_with_the_numbers_of_its_network(model: dict[str, Any
     assert (f"{model.get('norm')}_norm(W S_in[n])" in drive) == ("norm" in model)
 
 
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            {"delays": {"max_s": 0.1}},
+            ["D[n] = sum_j w_ij S_in_j[n - d_ij]; d_ij learned, 0 to 100 ms, 10 steps"],
+        ),
+        (
+            {"delays": {"kind": "fixed", "taps_s": [0, 0.1], "where": "input"}, "norm": "batch"},
+            [
+                "in hidden1: D[n] = batch_norm(sum_k W_k S_in[n - d_k]); d_k = 0, 10 steps",
+                "in hidden2: D[n] = batch_norm(W S_in[n])",
+            ],
+        ),
+        (
+            {
+                "conv": {"kernels": [5, 3], "strides": [2, 1], "recurrent_kernel": 3},
+                "recurrent": True,
+            },
+            [
+                f"in hidden{i}: D[n] = w * S_in[n] + (v * S[n], 3 positions of all filters);"
+                f" {kernel} positions of each filter below, every {which}: {n} filters at 6 positions"
+                for i, kernel, which, n in ((1, 5, "second", 16), (2, 3, "one", 8))
+            ],
+        ),
+    ],
+    ids=["learned", "fixed", "conv"],
+)
+def test_what_spikes_go_through_is_told(model: dict[str, Any], told: list[str]):
+    spec = toy_spec(
+        model__hidden=[16, 8], train__dt_s=0.01, **{f"model__{k}": v for k, v in model.items()}
+    )
+    network = build_for(spec, torch.Generator())
+    explained = explain(spec)
+    assert explained["neuron"]["equations"][: len(told)] == told
+    assert layer_sizes(spec) == sizes_of(network)
+    assert sum(layer["parameters"] for layer in explained["layers"]) == network.n_parameters
+
+
 def toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k} = {toml(v)}" for k, v in value.items()) + "}"

@@ -195,6 +195,38 @@ def test_autograd_holds_what_is_estimated_of_every_kind(changes: dict[str, Any])
     assert sum(held.values()) == sum(estimate.activations.values()) > 0
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__delays": {"max_s": 0.05}},
+        {"model__delays": {"max_s": 0.05, "where": "input"}, "model__norm": "batch"},
+        {"model__delays": {"max_s": 0.05, "where": "hidden"}},
+        {"model__delays": {"kind": "fixed", "taps_s": [0.0, 0.02, 0.05]}},
+        {"model__conv": {"kernels": [5, 3], "strides": [2, 1]}},
+        {"model__conv": {"kernels": [5, 3], "strides": [2, 1], "recurrent_kernel": 3}},
+    ],
+    ids=lambda c: "-".join(map(str, c.values())),
+)
+def test_autograd_holds_what_is_estimated_of_delays_and_convolutions(changes: dict[str, Any]):
+    spec = toy_spec(model__recurrent=True, model__hidden=[24, 40], **changes)
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    batch = SpikeLoader(toy_split(32, seed=1), spec, CPU).event_batch(torch.arange(32))
+    parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    held: dict[int, int] = {}
+
+    def hold(tensor: torch.Tensor) -> torch.Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if tensor.dtype == torch.float32 and tensor.dim() >= 2 and pointer not in parameters:
+            held[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        network(batch)
+    found = sum(held.values())
+    estimate = estimate_memory(spec, input_spikes=48, engine=resolve_engine("auto", CPU))
+    assert found == pytest.approx(sum(estimate.activations.values()), rel=0.02)
+
+
 def test_kernels_share_gradients_out_as_estimated():
     assert (memory._SHARES, memory._SHARED_WEIGHTS, memory._VECTOR) == (
         scan_cpu._SHARES,

@@ -48,6 +48,13 @@ KEYS: list[dict[str, Any]] = [
     {"norm": "layer"},
     {"recurrent": True, "gradient_through_recurrence": False},
     {"recurrent": True},
+    {"delays": {"max_s": 0.25}},
+    {"delays": {"max_s": 0.25, "where": "input"}},
+    {"delays": {"max_s": 0.25, "sigma_start": 5.0}},
+    {"delays": {"max_s": 0.25, "anneal_share": 0.0}},
+    {"delays": {"kind": "fixed", "taps_s": [0.0, 0.1]}},
+    {"conv": {"kernels": [21], "strides": [10]}},
+    {"conv": {"kernels": [21], "strides": [10], "recurrent_kernel": 5}, "recurrent": True},
 ]
 
 
@@ -178,6 +185,35 @@ def test_a_number_or_a_range():
         ({"neuron": {"tau_mem_s": {**TAU, "draw": "gama", "mean": 0.01}}}, "did you mean gamma"),
         ({"hidden": [3, 0]}, "model.hidden.1: input should be greater than or equal to 1, found 0"),
         ({"surrogate": {"peak": 0}}, "model.surrogate.peak"),
+        ({"delays": {"kind": "lerned"}}, "model.delays: unknown kind 'lerned'; did you mean learned?"),
+        ({"delays": {}}, "model.delays.max_s: is missing"),
+        ({"delays": {"max_s": 0.1, "sigma": 2}}, "did you mean model.delays.sigma_end"),
+        ({"delays": {"max_s": 0}}, "model.delays.max_s: input should be greater than 0, found 0"),
+        ({"delays": {"max_s": 0.1, "where": "out"}}, "model.delays.where: unknown where 'out'"),
+        ({"delays": {"max_s": 0.1, "where": "hidden"}}, "hidden has one of them; add a layer"),
+        ({"delays": {"kind": "fixed"}}, "model.delays.taps_s: is missing"),
+        ({"delays": {"kind": "fixed", "taps_s": []}}, "model.delays.taps_s: tuple should have at"),
+        ({"delays": {"kind": "fixed", "taps_s": [-0.1]}}, "model.delays.taps_s.0"),
+        ({"delays": {"kind": "fixed", "max_s": 0.1}}, "unknown key 'model.delays.max_s'"),
+        (
+            {"conv": {"kernels": [3, 3], "strides": [1]}},
+            "conv.kernels = [3, 3] has 2 numbers; hidden = [128] asks for 1",
+        ),
+        ({"conv": {"kernels": [3], "strides": []}}, "conv.strides = [] has 0 numbers"),
+        ({"conv": {"kernels": [0], "strides": [1]}}, "model.conv.kernels.0"),
+        ({"conv": {"kernels": [3], "strides": [1], "stride": 1}}, "did you mean model.conv.strides"),
+        (
+            {"conv": {"kernels": [3], "strides": [1], "recurrent_kernel": 4}, "recurrent": True},
+            "recurrent_kernel = 4 has no middle; take an odd number",
+        ),
+        (
+            {"conv": {"kernels": [3], "strides": [1], "recurrent_kernel": 3}},
+            "conv.recurrent_kernel = 3 goes with recurrent = true",
+        ),
+        (
+            {"conv": {"kernels": [3], "strides": [1]}, "delays": {"max_s": 0.1}},
+            "delays and conv are two ways from one layer to the next; take one",
+        ),
     ],
     ids=str,
 )  # fmt: skip
@@ -216,6 +252,7 @@ def test_a_time_constant_shorter_than_the_bin_is_refused(overrides: dict[str, An
             {"model__readout": {"kind": "first-spike"}},
             "model.readout.kind is one which looks at all steps at once",
         ),
+        ({"model__delays": {"max_s": 0.1}}, "model.delays is one which looks back across them"),
     ],
     ids=str,
 )
@@ -226,3 +263,63 @@ def test_stretches_and_what_needs_all_steps_do_not_go_together(overrides: dict[s
     assert run_spec(**overrides)
     for fine in ({"model__norm": "layer"}, {"model__readout": {"kind": "spike-count"}}):
         assert run_spec(train__recompute_steps=10, **fine)
+
+
+LINE: dict[str, Any] = {"kind": "fixed"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            {"model__delays": {"max_s": 2.0}},
+            "model.delays.max_s: 2.0 s is longer than the task's duration_s = 1.4 s",
+        ),
+        (
+            {"model__delays": {**LINE, "taps_s": [0.0, 1.8]}},
+            "model.delays.taps_s: 1.8 s is longer than the task's duration_s = 1.4 s",
+        ),
+        (
+            {"model__delays": {"max_s": 4e-3}},
+            "model.delays.max_s = 0.004 s is no whole bin of train.dt_s = 0.01 s",
+        ),
+        (
+            {"model__delays": {**LINE, "taps_s": [0.02, 0.011, 0.013]}},
+            "taps_s = [0.02, 0.011, 0.013] are [2, 1, 1] bins of train.dt_s = 0.01 s",
+        ),
+        (
+            {"model__delays": {"max_s": 0.03, "sigma_end": 2.5}},
+            "begins with a width of 2.0 bins, which cannot fall to sigma_end = 2.5",
+        ),
+        (
+            {"train__delay_lr": 0.1, "model__delays": {**LINE, "taps_s": [0.0]}},
+            "train.delay_lr = 0.1 is for delays that are learned",
+        ),
+        ({"train__delay_lr": 0.1}, 'set model.delays.kind = "learned", or leave it out'),
+        (
+            {"model__hidden": [4, 4], "model__conv": {"kernels": [3, 21], "strides": [20, 1]}},
+            "model.conv.kernels[1] = 21 reaches 10 positions to either side, and there are 7 below",
+        ),
+    ],
+    ids=str,
+)
+def test_delays_and_kernels_that_do_not_fit_the_task_are_refused(
+    overrides: dict[str, Any], told: str
+):
+    assert told in run_refusal(train__dt_s=10e-3, **overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model__delays": {"max_s": 1.4}, "train__delay_lr": 0.1},
+        {"model__delays": {"max_s": 6e-3}},
+        {"model__delays": {**LINE, "taps_s": [1.4, 0.004]}},
+        {"model__delays": {"max_s": 0.03, "sigma_end": 2.0}},
+        {"model__hidden": [4, 4], "model__conv": {"kernels": [3, 13], "strides": [20, 1]}},
+        {"model__conv": {"kernels": [3], "strides": [1]}, "train__recompute_steps": 10},
+    ],
+    ids=str,
+)
+def test_delays_and_kernels_that_just_fit_are_taken(overrides: dict[str, Any]):
+    assert run_spec(train__dt_s=10e-3, **overrides)

@@ -40,6 +40,28 @@ def test_weights_are_named_by_what_they_connect():
     np.testing.assert_array_equal(weights["hidden2 to readout"], state["readout.weight"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        (
+            {"model__delays": {"max_s": 0.05, "where": "input"}},
+            {"input to hidden1", "hidden1 to hidden2"},
+        ),
+        (
+            {"model__conv": {"kernels": [3, 3], "strides": [1, 1], "recurrent_kernel": 3}},
+            {"input to hidden1", "hidden1 to hidden2"},
+        ),
+    ],
+    ids=["delays", "conv"],
+)
+def test_delays_and_convolutions_are_named_likewise(changes: dict[str, Any], names: set[str]):
+    spec = toy_spec(model__hidden=[4, 3], model__recurrent=True, **changes)
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    snapshot = take_snapshot(network, SpikeLoader(toy_split(5, seed=1), spec, CPU), spec)
+    common = {"within hidden1", "within hidden2", "hidden2 to readout"}
+    assert set(snapshot.weights) == names | common
+
+
 def test_a_snapshot_keeps_its_weights_while_the_network_trains_on():
     network, spec = network_and_spec()
     weights = take_snapshot(network, SpikeLoader(toy_split(20, seed=1), spec, CPU), spec).weights
