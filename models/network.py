@@ -86,9 +86,10 @@ class SpikingNetwork(nn.Module):
         """Sizes of the layers that are really here, the readout last."""
         hidden = zip(self.layer_names, self._layers, strict=True)
         n_classes, n_units = self.readout.weight.shape
+        n_others = sum(p.numel() for p in self.readout.parameters()) - n_classes * n_units
         return [
             *(layer.size(name) for name, layer in hidden),
-            LayerSize("readout", n_units, n_classes, recurrent=False),
+            LayerSize("readout", n_units, n_classes, recurrent=False, n_others=n_others),
         ]
 
     def begin_epoch(self, share_of_training: float) -> None:

@@ -10,6 +10,9 @@ gradient goes to one step), its last value, sum or mean, or
 
     sum_n exp(U_c[n]) / sum_k exp(U_k[n])                              (Hammouamri et al. 2024)
 
+With normalisation W S[n] is brought to mean 0 and variance 1 for each class first, and multiplied by a
+trained factor that begins at (1 - alpha) (1 - beta): a drive of 1 that lasts brings the membrane to 1.
+
 The spiking readouts have a LIF neuron per class. With S its spikes the logit is their number, or minus the
 time of the first one,
 
@@ -29,7 +32,7 @@ from torch import Tensor, nn
 from snnbench.model_spec import LifSpec, ModelSpec, ReadoutSpec, SpikingReadoutSpec
 from snnbench.models.engines import Engine
 from snnbench.models.kinds import decay, kind_of
-from snnbench.models.layers import initial_weight
+from snnbench.models.layers import initial_weight, make_norm
 from snnbench.models.neurons.leaky import LEAKY, Parameters
 from snnbench.models.scan import scan
 from snnbench.models.scan_types import Cell
@@ -67,6 +70,7 @@ class LeakyReadout(nn.Module):
         alpha, beta = decay(dt_s, spec.tau_syn_s), decay(dt_s, spec.tau_mem_s)
         self.cell = Cell(LEAKY, Parameters(alpha, beta))
         self.reduce = spec.reduce
+        self.norm = make_norm(spec.norm, n_classes, (1 - alpha) * (1 - beta))
         self.weight = initial_weight(
             n_classes,
             n_in,
@@ -83,6 +87,8 @@ class LeakyReadout(nn.Module):
         """What the integrators do with a drive of shape (time, batch, class): spikes through this readout's
         weight.
         """
+        if self.norm is not None:
+            drive = self.norm(drive)
         peaks = self.reduce == "max"
         result = scan(
             drive,

@@ -157,6 +157,7 @@ def explain_surrogate(spec: SurrogateSpec) -> dict[str, Any]:
 def explain_readout(spec: ReadoutSpec | SpikingReadoutSpec, dt_s: float) -> dict[str, Any]:
     """Equations and time constants of the output units, and what of them is a logit."""
     kind: Neuron
+    heard = "W S[n]"
     if isinstance(spec, SpikingReadoutSpec):
         neuron = LifSpec(**{k: getattr(spec, k) for k in ("tau_mem_s", "tau_syn_s", "threshold")})
         kind, constants = kind_of(neuron, dt_s).neuron, _typical_constants(neuron, dt_s)
@@ -168,10 +169,11 @@ def explain_readout(spec: ReadoutSpec | SpikingReadoutSpec, dt_s: float) -> dict
         kind = leaky.LEAKY
         constants = leaky.Parameters(decay(dt_s, spec.tau_syn_s), decay(dt_s, spec.tau_mem_s))
         of = "softmax over classes of U[n]" if spec.reduce == "softmax-sum" else "U[n]"
+        heard = heard if spec.norm == "none" else f"{spec.norm}_norm({heard})"
         logit = f"{spec.reduce.removeprefix('softmax-')} of {of} over all steps n"
     return {
         "kind": spec.kind,
-        "equations": ["D[n] = W S[n]", *_step_equations(kind, constants, "subtract")],
+        "equations": [f"D[n] = {heard}", *_step_equations(kind, constants, "subtract")],
         "logit": logit,
         "constants": _numbers(constants),
         "time_constants": _time_constants(spec, dt_s),

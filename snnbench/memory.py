@@ -191,6 +191,9 @@ def _floats(spec: RunSpec, engine: str) -> Floats:
             # membranes, and what a softmax makes of them
             n = max(1, floats.readout) + (readout.reduce == "softmax-sum")
             floats = floats._replace(readout=n)
+        if readout.norm != "none":
+            # drives before normalisation, and after it
+            floats = floats._replace(readout=floats.readout + 2)
     else:
         # spikes one by one, and the product of their complements
         floats = floats._replace(readout=floats.kept + 2 * (readout.kind == "first-spike"))

@@ -165,6 +165,9 @@ class ReadoutSpec(Spec):
     reduce: Literal["max", "last", "sum", "mean", "softmax-sum"] = "max"
     """max, last, sum, mean: of the membrane over time; softmax-sum: the sum over time of the softmax over
     classes (Hammouamri et al. 2024)."""
+    norm: Literal["none", "batch"] = "none"
+    """batch: what an integrator receives is normalised as in hidden layers (Bittar & Garner 2022), so that
+    membranes are about 1 at first; then a learning rate that suits hidden layers suits the readout."""
 
 
 class SpikingReadoutSpec(Spec):

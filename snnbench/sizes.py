@@ -106,7 +106,12 @@ def layer_sizes(spec: RunSpec) -> list[LayerSize]:
                 recurrent_conv=model.recurrent_shape(shape) if shape else None,
             )
         )
-    return [*sizes, LayerSize("readout", units[-1], spec.task.n_classes, recurrent=False)]
+    normed = model.readout.kind == "leaky" and model.readout.norm != "none"
+    n_classes = spec.task.n_classes
+    readout = LayerSize(
+        "readout", units[-1], n_classes, recurrent=False, n_others=2 * normed * n_classes
+    )
+    return [*sizes, readout]
 
 
 def count_operations(

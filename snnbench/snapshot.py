@@ -191,6 +191,8 @@ def _leads(parameter: str, n_layers: int) -> str:
     """A weight's name in words; of parameters of other networks the name they have."""
     if n_layers and parameter == "readout.weight":
         return f"hidden{n_layers} to readout"
+    if n_layers and parameter.startswith("readout.norm."):
+        return f"{_NORM_PARTS[parameter.rpartition('.')[2]]} of readout"
     head, _, rest = parameter.partition(".")
     number, _, what = rest.partition(".")
     if n_layers == 0 or head != "layers" or not number.isdecimal():

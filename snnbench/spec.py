@@ -183,6 +183,11 @@ class RunSpec(Spec):
                 self.model.readout.kind == "first-spike",
                 "which looks at all steps at once",
             ),
+            (
+                "model.readout.norm",
+                self.model.readout.kind == "leaky" and self.model.readout.norm == "batch",
+                "which takes its mean over all steps",
+            ),
             ("model.delays", self.model.delays is not None, "which looks back across them"),
         ):
             if value:

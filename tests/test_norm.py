@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -119,6 +120,25 @@ def test_a_layer_receives_its_normalised_drive(norm: str, training: bool, engine
     found = layer(inputs, weight=layer.weight, engine=engine, keep_membranes=True)
     assert expected.counts.sum() > 0
     torch.testing.assert_close(found.membranes, expected.membranes, rtol=1e-3, atol=1e-4)
+
+
+@engines
+@pytest.mark.parametrize("reduce", ["max", "softmax-sum"])
+def test_a_readout_integrates_its_normalised_drive(reduce: str, engine: Any):
+    network = make("none", engine, readout={"norm": "batch", "reduce": reduce})
+    plain = make("none", engine, readout={"reduce": reduce})
+    readout, others = network.readout, plain.readout
+    torch.testing.assert_close(others.weight, readout.weight, rtol=0, atol=0)
+    drive = torch.randn(40, 5, 3, generator=generator()) + torch.tensor([0.0, 1.0, -2.0])
+    mean, variance = drive.mean(dim=(0, 1)), drive.var(dim=(0, 1), unbiased=False)
+    gain = float(np.prod([1 - p for p in readout.cell.parameters]))
+    expected = others(normed(drive, mean, variance, gain), engine=engine).partial
+    torch.testing.assert_close(
+        readout(drive, engine=engine).partial, expected, rtol=1e-3, atol=1e-4
+    )
+    # a drive of one deviation, for long, is a membrane of 1
+    lasting = others(torch.full((500, 1, 3), gain), engine=engine)
+    torch.testing.assert_close(lasting.state.membrane, torch.ones(1, 3), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
