@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,21 +45,49 @@ def test_has_a_card(model: str):
     assert card.read_text("utf-8").startswith(f"# {model}")
 
 
+def small(model: str) -> dict[str, Any]:
+    """Overrides that bring a model to the size of the toy data: 12 channels, 0.2 s, three classes."""
+    settings = load_model(model).model
+    overrides: dict[str, Any] = {
+        **TOY_TASK,
+        "train.dt_s": 0.005,
+        "train.units_per_channel": 1,
+        "train.bin_mode": "count",
+        "train.batch_size": 32,
+        "train.epochs": 10,
+        "train.lr": 5e-3,
+        "train.ema_decay": None,
+        "train.augment": {},
+        "model.dropout": 0.0,
+    }
+    if settings.get("kind") == "counts":
+        # classes differ by when channels fire, not by how often
+        del overrides["model.dropout"]
+        return {**overrides, "model.time_bins": 10, "train.lr": 5e-2}
+    if settings.get("kind") == "cnn":
+        return {**overrides, "model.channels": [8 for _ in settings["channels"]]}
+    overrides["model.hidden"] = [24 for _ in settings["hidden"]]
+    if settings.get("kind") == "lstm":
+        return {**overrides, "train.lr": 2e-2}
+    overrides["model.input_gain"] = 4.0
+    if settings.get("norm") == "batch":
+        # running figures take some tens of steps, and their time constants are longer than a sample
+        overrides |= {"train.lr": 1e-2, "train.epochs": 25}
+    if "conv" in settings:
+        overrides["model.hidden"] = [4 for _ in settings["hidden"]]
+        overrides["model.conv.kernels"] = [5 for _ in settings["hidden"]]
+        overrides["model.conv.strides"] = [1 for _ in settings["hidden"]]
+    if "max_s" in settings.get("delays", {}):
+        overrides |= {"model.delays.max_s": 0.03, "train.schedule": "constant"}
+    if "taps_s" in settings.get("delays", {}):
+        overrides["model.delays.taps_s"] = [0.0, 0.02, 0.04]
+    return overrides
+
+
 @pytest.mark.parametrize("model", model_names())
 def test_learns_a_toy_task_and_round_trips(model: str, tmp_path: Path):
     spec = make_run_spec(
-        "digits-synthetic",
-        model,
-        seed=0,
-        data_fingerprint="toy",
-        overrides={
-            **TOY_TASK,
-            "train.units_per_channel": 1,
-            "train.batch_size": 32,
-            "train.epochs": 10,
-            "train.lr": 5e-3,
-            "model.input_gain": 4.0,
-        },
+        "digits-synthetic", model, seed=0, data_fingerprint="toy", overrides=small(model)
     )
     unseen = toy_split(100, seed=3)
     result = fit(spec, toy_split(160, seed=1), toy_split(60, seed=2), folder=tmp_path, device=CPU)
