@@ -80,6 +80,7 @@ def test_overrides_reach_every_level() -> None:
             "task.duration_s": 0.7,
         }
     )
+    assert isinstance(spec.model, ModelSpec)
     assert (spec.train.lr, spec.model.hidden, spec.task.duration_s) == (0.5, (7, 5), 0.7)
     assert (spec.model.neuron.tau_mem_s, spec.train.activity.upper) == (0.5, 3)
 
