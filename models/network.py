@@ -1,30 +1,24 @@
-"""A spiking network: stacked spiking layers and a leaky readout, made from a ModelSpec."""
+"""A spiking network: stacked spiking layers and a leaky readout; and any network, made from its spec."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from snnbench.baseline_spec import AnyModelSpec
 from snnbench.data_prep.batch import EventBatch, events_of_steps
 from snnbench.model_spec import ModelSpec, SpikingReadoutSpec
-from snnbench.models.engines import Engine
+from snnbench.models.baselines import build_baseline
 from snnbench.models.layers import SpikingLayer
+from snnbench.models.network_base import Network, NetworkOutput
 from snnbench.models.readout import LeakyReadout, SpikingReadout
 from snnbench.models.scan import sizes_of
-
-
-class NetworkOutput(NamedTuple):
-    """What training and evaluation need from one pass."""
-
-    logits: Tensor
-    """Shape (batch, class)."""
-    spike_counts: tuple[Tensor, ...]
-    """Spikes per sample and unit of every hidden layer, each of shape (batch, unit)."""
+from snnbench.sizes import LayerSize
 
 
 class _Stretch(NamedTuple):
@@ -37,7 +31,7 @@ class _Stretch(NamedTuple):
     """Of all layers and the readout after the stretch."""
 
 
-class SpikingNetwork(nn.Module):
+class SpikingNetwork(Network):
     """Hidden spiking layers and a readout. Holds weights only: state lives within one forward pass.
 
     Parameters
@@ -49,9 +43,6 @@ class SpikingNetwork(nn.Module):
         between stretches, and the backward pass computes each stretch again before it goes through it: less
         memory for more time. Without, everything the backward pass needs is kept.
     """
-
-    engine: Engine = "auto"
-    """Implementation of the scan; no part of a spec, since all of them agree."""
 
     def __init__(
         self,
@@ -71,17 +62,27 @@ class SpikingNetwork(nn.Module):
         return [f"hidden{i}" for i in range(1, len(self.layers) + 1)]
 
     @property
-    def n_parameters(self) -> int:
-        """Number of trained weights."""
-        return sum(p.numel() for p in self.parameters())
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """Hidden layers and readout, by their names in reports."""
+        return [*zip(self.layer_names, self.layers, strict=True), ("readout", self.readout)]
+
+    def layer_sizes(self) -> list[LayerSize]:
+        """Sizes of the layers that the network really has, the readout last."""
+        weights = [*(layer.weight for layer in self._layers), self.readout.weight]
+        recurrent = [*(layer.recurrent_weight is not None for layer in self._layers), False]
+        sizes = [
+            LayerSize(name, w.shape[1], w.shape[0], own)
+            for (name, _), w, own in zip(self.parts, weights, recurrent, strict=True)
+        ]
+        return [
+            size._replace(n_others=sum(p.numel() for p in part.parameters()) - size.n_parameters)
+            for size, (_, part) in zip(sizes, self.parts, strict=True)
+        ]
 
     def forward(
         self, inputs: Tensor | EventBatch, dropout: torch.Generator | None = None
     ) -> NetworkOutput:
-        """Classify input spikes, as events or of shape (time, batch, channel).
-
-        `dropout` gives the noise of training; None, as in evaluation, silences no unit.
-        """
+        """As `Network.forward`."""
         n_steps, n_batch = sizes_of(inputs)
         gates = self._gates(n_batch, dropout)
         if self.recompute_steps is None or self.recompute_steps >= n_steps:
@@ -105,7 +106,7 @@ class SpikingNetwork(nn.Module):
     def hidden_spikes(
         self, inputs: Tensor | EventBatch, dropout: torch.Generator | None = None
     ) -> list[Tensor]:
-        """Spikes of every hidden layer, each of shape (time, batch, unit)."""
+        """As `Network.hidden_spikes`."""
         hidden: list[Tensor] = []
         gates = self._gates(sizes_of(inputs)[1], dropout)
         for layer, gate in zip(self._layers, gates, strict=True):
@@ -158,6 +159,7 @@ def _steps(inputs: Tensor | EventBatch, first: int, stop: int) -> Tensor | Event
     return inputs[first:stop]
 
 
+@overload
 def build(
     spec: ModelSpec,
     n_inputs: int,
@@ -166,7 +168,30 @@ def build(
     generator: torch.Generator,
     *,
     recompute_steps: int | None = None,
-) -> SpikingNetwork:
+) -> SpikingNetwork: ...
+
+
+@overload
+def build(
+    spec: AnyModelSpec,
+    n_inputs: int,
+    n_outputs: int,
+    dt_s: float,
+    generator: torch.Generator,
+    *,
+    recompute_steps: int | None = None,
+) -> Network: ...
+
+
+def build(
+    spec: AnyModelSpec,
+    n_inputs: int,
+    n_outputs: int,
+    dt_s: float,
+    generator: torch.Generator,
+    *,
+    recompute_steps: int | None = None,
+) -> Network:
     """A network with fresh weights, on the CPU.
 
     Parameters
@@ -182,6 +207,8 @@ def build(
     recompute_steps
         As in `SpikingNetwork`.
     """
+    if not isinstance(spec, ModelSpec):
+        return build_baseline(spec, n_inputs, n_outputs, generator)
     sizes = (n_inputs, *spec.hidden)
     layers = [SpikingLayer(below, size, spec, dt_s, generator) for below, size in pairwise(sizes)]
     readout: LeakyReadout | SpikingReadout

@@ -5,8 +5,8 @@
 A run folder holds, besides what training writes (see `snnbench.train`),
 
     predictions.npz   test predictions with labels and speakers
-    pictures/         learning curves, confusion matrix; weights, rates and spikes before and after
-                      training; SVG and PNG
+    pictures/         learning curves, confusion matrix; weights before and after training, and rates and
+                      spikes where hidden layers spike; SVG and PNG
     record.json       written last: a folder with a record is a finished run
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from snnbench.data_prep.store import SpikeDataset
     from snnbench.models.engines import Engine
-    from snnbench.models.network import SpikingNetwork
+    from snnbench.models.network_base import Network
     from snnbench.profiling import NoProfile
     from snnbench.tracking import NullTracker
     from snnbench.train import BatchReport, EpochReport, FitResult
@@ -184,7 +184,7 @@ def run_seed(
 
 
 def open_test_once(
-    dataset: SpikeDataset, network: SpikingNetwork, spec: RunSpec, device: torch.device
+    dataset: SpikeDataset, network: Network, spec: RunSpec, device: torch.device
 ) -> tuple[Predictions, Operations]:
     """The only place where a run reads the test split: after everything has been chosen."""
     from snnbench.evaluate import predict
@@ -233,7 +233,7 @@ def run_figures(
 
 
 def before_and_after(
-    spec: RunSpec, dataset: SpikeDataset, network: SpikingNetwork, device: torch.device
+    spec: RunSpec, dataset: SpikeDataset, network: Network, device: torch.device
 ) -> dict[str, Figure]:
     """What training has changed in a network, seen on validation samples; figures by file name."""
     from snnbench import network_plots
@@ -248,10 +248,10 @@ def before_and_after(
     untrained.engine = network.engine
     before, after = (take_snapshot(n, loader, spec.task.duration_s) for n in (untrained, network))
     captions = _captions(spec)
-    return {
-        "weights": network_plots.weight_histograms(before, after, **captions),
-        "rates": network_plots.rate_histograms(before, after, **captions),
-        "rasters": network_plots.hidden_rasters(
+    figures = {"weights": network_plots.weight_histograms(before, after, **captions)}
+    if after.rates_hz:
+        figures["rates"] = network_plots.rate_histograms(before, after, **captions)
+        figures["rasters"] = network_plots.hidden_rasters(
             before,
             after,
             dt_s=spec.train.dt_s,
@@ -259,8 +259,8 @@ def before_and_after(
             classes=dataset.header.classes,
             label=int(valid.labels[after.sample]),
             **captions,
-        ),
-    }
+        )
+    return figures
 
 
 def save_pictures(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:

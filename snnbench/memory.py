@@ -15,7 +15,8 @@ through it the current, too (`snnbench.models.derivation`). A normalisation keep
 input made dense; what a readout keeps depends on its kind (`_floats`). With `train.recompute_steps` = K the
 backward pass computes K steps at a time anew: T becomes K, the states between these stretches are kept, the
 events of all stretches once more, and of one layer what an earlier stretch kept. Validation has no backward
-pass; it holds what one layer receives and what it sends.
+pass; it holds what one layer receives and what it sends. What a network without spiking neurons keeps is told
+in `snnbench.baseline_memory`, and does not depend on an engine.
 
 On a GPU spikes and saving count for nothing: they are the host's. What PyTorch, the kernels and the
 interpreter take themselves, some hundred MiB, is in no formula: it is there before we look at what is free.
@@ -27,8 +28,10 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from snnbench.baseline_memory import evaluated_numbers, kept_numbers, passing_numbers
+from snnbench.baseline_spec import BaselineSpec
 from snnbench.errors import SnnbenchError
-from snnbench.model_spec import PerUnit
+from snnbench.model_spec import ModelSpec, PerUnit
 from snnbench.models.derivation import Recipe, derive
 from snnbench.models.kinds import constants_of, kind_of, middle
 from snnbench.models.neurons.leaky import LEAKY
@@ -152,33 +155,76 @@ def estimate_memory(
     engine
         A key of `ENGINES`.
     """
-    sizes, floats = layer_sizes(spec), _floats(spec, engine)
+    sizes = layer_sizes(spec)
     n_weights = _FLOAT * sum(size.n_parameters for size in sizes)
+    model = spec.model
+    work = (
+        _spiking_bytes(spec, model, sizes, input_spikes, _floats(model, engine))
+        if isinstance(model, ModelSpec)
+        else _baseline_bytes(spec, model, sizes, input_spikes)
+    )
+    return MemoryEstimate(
+        weights=2 * n_weights,
+        gradients=n_weights + work.partial_sums,
+        optimiser=2 * n_weights,
+        spikes=spikes if on_host else 0,
+        activations=work.activations,
+        passing=work.passing,
+        batches=work.batches,
+        validation=work.validation,
+        # weights twice and two moments of them, gathered, serialised, and in the file's layout
+        saving=3 * 4 * n_weights if on_host else 0,
+    )
+
+
+class _Work(NamedTuple):
+    """Bytes that are in use while a network computes, as in `MemoryEstimate`."""
+
+    activations: dict[str, int]
+    passing: int
+    batches: int
+    validation: int
+    partial_sums: int = 0
+    """Sums of gradients besides the gradients themselves."""
+
+
+def _baseline_bytes(
+    spec: RunSpec, model: BaselineSpec, sizes: list[LayerSize], input_spikes: float
+) -> _Work:
+    n_batch, n_steps = spec.train.batch_size, spec.n_steps
+    kept = kept_numbers(model, sizes, n_steps)
+    evaluated = _FLOAT * EVALUATION_BATCH * evaluated_numbers(spec.n_channels, sizes, n_steps)
+    return _Work(
+        activations={name: _FLOAT * n_batch * n for name, n in kept.items()},
+        passing=_FLOAT * n_batch * passing_numbers(model, sizes, n_steps),
+        batches=2 * _batch_bytes(spec, n_batch, input_spikes),
+        validation=evaluated + 2 * _batch_bytes(spec, EVALUATION_BATCH, input_spikes),
+    )
+
+
+def _spiking_bytes(
+    spec: RunSpec, model: ModelSpec, sizes: list[LayerSize], input_spikes: float, floats: Floats
+) -> _Work:
     n_batch = spec.train.batch_size
     stretch = min(spec.train.recompute_steps or spec.n_steps, spec.n_steps)
     anew = stretch < spec.n_steps
     held = max(stretch, round(floats.not_saved * spec.n_steps))
     step = _FLOAT * held * n_batch
-    return MemoryEstimate(
-        weights=2 * n_weights,
-        gradients=n_weights + (_FLOAT * _partial_sums(sizes) if floats.shares else 0),
-        optimiser=2 * n_weights,
-        spikes=spikes if on_host else 0,
-        activations=_activations(spec, sizes, floats, stretch, held),
+    return _Work(
+        activations=_activations(spec, model, sizes, floats, stretch, held),
         passing=max(
             step * ((floats.passing + anew) * size.n_units + above)
             for size, above in zip(sizes, _units_above(sizes), strict=True)
         ),
         batches=(2 + anew) * _batch_bytes(spec, n_batch, input_spikes),
         validation=_validation_bytes(spec, sizes, input_spikes, floats, held),
-        # weights twice and two moments of them, gathered, serialised, and in the file's layout
-        saving=3 * 4 * n_weights if on_host else 0,
+        partial_sums=_FLOAT * _partial_sums(sizes) if floats.shares else 0,
     )
 
 
-def _floats(spec: RunSpec, engine: str) -> Floats:
+def _floats(model: ModelSpec, engine: str) -> Floats:
     """What an engine holds, and what this model's normalisation and readout hold beside it."""
-    floats, readout = ENGINES[engine], spec.model.readout
+    floats, readout = ENGINES[engine], model.readout
     if readout.kind == "leaky":
         if readout.reduce != "max":
             # membranes, and what a softmax makes of them
@@ -187,7 +233,7 @@ def _floats(spec: RunSpec, engine: str) -> Floats:
     else:
         # spikes one by one, and the product of their complements
         floats = floats._replace(readout=floats.kept + 2 * (readout.kind == "first-spike"))
-    if spec.model.norm == "none":
+    if model.norm == "none":
         return floats
     # drives before normalisation, and after it; dense, since a normalisation sees all of them
     return floats._replace(
@@ -199,12 +245,17 @@ def _floats(spec: RunSpec, engine: str) -> Floats:
 
 
 def _activations(
-    spec: RunSpec, sizes: list[LayerSize], floats: Floats, stretch: int, held: int
+    spec: RunSpec,
+    model: ModelSpec,
+    sizes: list[LayerSize],
+    floats: Floats,
+    stretch: int,
+    held: int,
 ) -> dict[str, int]:
     """Bytes kept by layer, and for the input where it is made dense."""
     step = _FLOAT * spec.train.batch_size
     between = -(-spec.n_steps // stretch) - 1
-    hidden, readout = _recipes(spec)
+    hidden, readout = _recipes(model, spec.train.dt_s)
     kept = {}
     for size in sizes:
         recipe, more = (readout, floats.readout) if size is sizes[-1] else (hidden, floats.kept)
@@ -217,10 +268,10 @@ def _activations(
     return {name: n for name, n in kept.items() if n}
 
 
-def _recipes(spec: RunSpec) -> tuple[Recipe, Recipe]:
+def _recipes(model: ModelSpec, dt_s: float) -> tuple[Recipe, Recipe]:
     """What hidden layers and the readout compute, the latter with constants that are numbers."""
-    neuron, surrogate = spec.model.neuron, make_surrogate(spec.model.surrogate)
-    kind, given = kind_of(neuron, spec.train.dt_s), constants_of(neuron)
+    neuron, surrogate = model.neuron, make_surrogate(model.surrogate)
+    kind, given = kind_of(neuron, dt_s), constants_of(neuron)
     here = kind.parameters({name: middle(c) for name, c in given.items()})
     # what a learned constant goes into is what changes with it
     there = kind.parameters(
@@ -237,7 +288,7 @@ def _recipes(spec: RunSpec) -> tuple[Recipe, Recipe]:
         neuron.gradient_through_reset,
         parameter_gradients=learned,
     )
-    if spec.model.readout.kind == "leaky":
+    if model.readout.kind == "leaky":
         return hidden, Recipe(LEAKY, None, "subtract", False, parameter_gradients=())
     return hidden, Recipe(LIF, surrogate, "subtract", False, parameter_gradients=())
 
@@ -333,7 +384,7 @@ def require_memory(
     what = f"{spec.model.name} on {spec.task.name}"
     each = f" each, {size_text(at_once * estimate.total)} for {at_once} at a time" * (at_once > 1)
     advice = [f"a smaller train.batch_size (now {spec.train.batch_size})", "another --device"]
-    if spec.train.recompute_steps is None:
+    if spec.train.recompute_steps is None and isinstance(spec.model, ModelSpec):
         some = max(1, round(spec.n_steps**0.5))
         advice.insert(1, f"--set train.recompute_steps={some}")
     if at_once > 1:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from snnbench.data_prep.loader import SpikeLoader
 from snnbench.evaluate import evaluating
-from snnbench.models.network import SpikingNetwork
+from snnbench.models.network_base import Network
 from snnbench.seeding import deterministic
 from snnbench.sizes import EVALUATION_BATCH
 
@@ -37,16 +37,16 @@ class Snapshot(NamedTuple):
     weights: dict[str, NDArray[np.float32]]
     """All trained numbers, flat, by what they lead from and to: `input to hidden1`, `within hidden1`."""
     rates_hz: dict[str, NDArray[np.float64]]
-    """Mean rate of every unit over the samples, one array of shape (unit,) per hidden layer."""
+    """Mean rate of every unit over the samples, one array of shape (unit,) per hidden layer that spikes."""
     sample: int
     """Which sample of the split the rasters show."""
     rasters: dict[str, Raster]
-    """Of the input and every hidden layer."""
+    """Of the input and every hidden layer that spikes."""
     predicted: int
     """Class that the network gives this sample."""
 
 
-def take_snapshot(network: SpikingNetwork, loader: SpikeLoader, duration_s: float) -> Snapshot:
+def take_snapshot(network: Network, loader: SpikeLoader, duration_s: float) -> Snapshot:
     """Look at a network on up to 256 samples, spread evenly over a split; the first is the raster's.
 
     Parameters
@@ -67,7 +67,7 @@ def take_snapshot(network: SpikingNetwork, loader: SpikeLoader, duration_s: floa
         first = {"input": loader.batch(indices[:1]).spikes, **hidden}
         return Snapshot(
             weights={
-                _leads(name, len(network.layers)): p.detach().flatten().cpu().numpy().copy()
+                _leads(name, len(network.layer_names)): p.detach().flatten().cpu().numpy().copy()
                 for name, p in network.named_parameters()
             },
             rates_hz={
@@ -87,7 +87,9 @@ def _raster(spikes: torch.Tensor) -> Raster:
 
 
 def _leads(parameter: str, n_layers: int) -> str:
-    """A weight's name in words; of other parameters the name they have."""
+    """A weight's name in words; the name it has where no layer spikes, and of other parameters."""
+    if n_layers == 0:
+        return parameter
     if parameter == "readout.weight":
         return f"hidden{n_layers} to readout"
     _, _, rest = parameter.partition(".")

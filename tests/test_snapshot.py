@@ -18,7 +18,9 @@ CPU = torch.device("cpu")
 
 def network_and_spec() -> tuple[SpikingNetwork, RunSpec]:
     spec = toy_spec(model__hidden=[16, 8], model__recurrent=True, model__input_gain=6.0)
-    return build_for(spec, torch.Generator().manual_seed(0)), spec
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    assert isinstance(network, SpikingNetwork)
+    return network, spec
 
 
 def test_weights_are_named_by_what_they_connect():
