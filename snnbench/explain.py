@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from snnbench.baseline_text import explain_baseline
 from snnbench.memory import estimate_memory
 from snnbench.model_spec import (
     LifSpec,
+    ModelSpec,
     PerUnit,
     ReadoutSpec,
     SpikingReadoutSpec,
@@ -38,9 +40,14 @@ def explain(spec: RunSpec) -> dict[str, Any]:
 
     Keys: `layers` (inputs, units, weights, parameters), `neuron`, `surrogate`, `readout` (equations with
     numbers, time constants in seconds and steps), `loss`, `per_sample` (spikes and operations at an
-    assumed rate), `memory` (bytes that training takes at that rate).
+    assumed rate), `memory` (bytes that training takes at that rate). A baseline has `hidden`, equations of
+    its layers, in place of `neuron` and `surrogate`, and a readout without time constants.
     """
-    dt_s = spec.train.dt_s
+    parts = (
+        _explain_spiking(spec.model, spec.train.dt_s)
+        if isinstance(spec.model, ModelSpec)
+        else explain_baseline(spec.model, spec.n_channels)
+    )
     return {
         "layers": [
             {
@@ -53,14 +60,18 @@ def explain(spec: RunSpec) -> dict[str, Any]:
             }
             for size in layer_sizes(spec)
         ],
-        "neuron": explain_neuron(
-            spec.model.neuron, dt_s, recurrent=spec.model.recurrent, norm=spec.model.norm
-        ),
-        "surrogate": explain_surrogate(spec.model.surrogate),
-        "readout": explain_readout(spec.model.readout, dt_s),
+        **parts,
         "loss": explain_loss(spec.train),
         "per_sample": _per_sample(spec),
         "memory": _memory(spec),
+    }
+
+
+def _explain_spiking(model: ModelSpec, dt_s: float) -> dict[str, Any]:
+    return {
+        "neuron": explain_neuron(model.neuron, dt_s, recurrent=model.recurrent, norm=model.norm),
+        "surrogate": explain_surrogate(model.surrogate),
+        "readout": explain_readout(model.readout, dt_s),
     }
 
 
@@ -172,7 +183,8 @@ def _per_sample(spec: RunSpec) -> dict[str, Any]:
     spikes_of_unit = ASSUMED_RATE_HZ * spec.task.duration_s
     input_spikes = spikes_of_unit * spec.task.n_units
     sizes = layer_sizes(spec)
-    spikes = {size.name: spikes_of_unit * size.n_units for size in sizes[:-1]}
+    spiking = sizes[:-1] if isinstance(spec.model, ModelSpec) else []
+    spikes = {size.name: spikes_of_unit * size.n_units for size in spiking}
     work = count_operations(
         sizes,
         n_steps=spec.n_steps,
