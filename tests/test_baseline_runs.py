@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,8 +42,8 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunR
             data_fingerprint=dataset.fingerprint,
             overrides={**QUICK, "model.hidden": [8]},
         )
-        options = {"device": CPU, "tracker": NullTracker()}
-        return run_seed(spec, dataset, folder=folder, **options), folder
+        tracker = NullTracker()
+        return run_seed(spec, dataset, folder=folder, device=CPU, tracker=tracker), folder
 
 
 def row_of(board: Path, name: str) -> Row:
@@ -73,22 +74,23 @@ def test_a_row_is_added_verified_and_shown_without_spikes(
 ):
     board = tmp_path / "board"
     # this checkout may have uncommitted changes
-    options = {"cover": {"name": "memory"}, "provisional": True}
-    added = add_entry([finished[1]], board, shipped_tasks(), **options).verified
+    cover = {"name": "memory"}
+    added = add_entry([finished[1]], board, shipped_tasks(), cover=cover, provisional=True).verified
     assert added.ok, added.problems
     row = row_of(board, "memory")
     assert row.spikes is None
     assert cells(row)["spikes"] == "–"
     assert row.as_data()["spikes_per_sample"] is None
-    assert "snnbench bench hd lstm --set model.hidden=[8]" in rerun_commands(row)
+    assert "snnbench bench hd lstm --set model.hidden='[8]' --set" in rerun_commands(row)
 
 
 def test_a_board_of_both_kinds_of_rows_plots_those_with_spikes(tmp_path: Path):
     board = tmp_path / "board"
-    for name, keys in {
+    rows: dict[str, dict[str, Any]] = {
         "cnn": {"model_keys": {"kind": "cnn"}, "spikes": None},
         "ff-lif": {},
-    }.items():
+    }
+    for name, keys in rows.items():
         runs = make_run_folders(tmp_path / name, 2, model=name, **keys)
         add_entry(runs, board, shipped_tasks(), cover={"name": name})
     page = render_board(make_tables(verify_roots([Root("board", board)], shipped_tasks())))

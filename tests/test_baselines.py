@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def poisson(*shape: int, seed: int = 0) -> Tensor:
 # --- what they compute
 
 
-def lstm_by_hand(weights: dict[str, Tensor], inputs: Tensor, suffix: str = "") -> list[Tensor]:
+def lstm_by_hand(weights: Mapping[str, Tensor], inputs: Tensor, suffix: str = "") -> list[Tensor]:
     """H of one sample in all steps, from inputs of shape (time, input)."""
     w, v, b_in, b_own = (
         weights[f"{kind}_l0{suffix}"] for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
