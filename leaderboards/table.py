@@ -50,8 +50,9 @@ class Row:
 
     @property
     def spikes(self) -> Summary | None:
-        """Spikes of all hidden layers per test sample, over the finished seeds."""
-        totals = [math.fsum(r.operations.spikes.values()) for r in self.records if r.operations]
+        """Spikes of all hidden layers per test sample, over the finished seeds; None where none spikes."""
+        found = [r.operations.spikes for r in self.records if r.operations]
+        totals = [math.fsum(spikes.values()) for spikes in found if spikes]
         return summarise(totals) if totals else None
 
     @property

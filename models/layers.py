@@ -179,10 +179,12 @@ class SpikingLayer(nn.Module):
             self.n_in,
             self.n_units,
             self.recurrent_weight is not None or self.lateral is not None,
-            n_taps=len(self.afferent.bins) if isinstance(self.afferent, DelayLine) else 1,
-            conv=self.afferent.shape if isinstance(self.afferent, ChannelConvolution) else None,
-            recurrent_conv=None if self.lateral is None else self.lateral.shape,
         )
+        if isinstance(self.afferent, DelayLine):
+            size = size.with_taps(len(self.afferent.bins))
+        if isinstance(self.afferent, ChannelConvolution):
+            around = None if self.lateral is None else self.lateral.shape
+            size = size.with_convolutions(self.afferent.shape, around)
         found = sum(p.numel() for p in self.parameters())
         return size._replace(n_others=found - size.n_parameters)
 

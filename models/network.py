@@ -1,33 +1,26 @@
-"""A spiking network: stacked spiking layers and a leaky readout, made from a ModelSpec."""
+"""A spiking network: stacked spiking layers and a leaky readout; and any network, made from its spec."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from snnbench.baseline_spec import AnyModelSpec
 from snnbench.data_prep.batch import EventBatch, events_of_steps
 from snnbench.model_spec import ModelSpec, SpikingReadoutSpec
+from snnbench.models.baselines import build_baseline
 from snnbench.models.delays import LearnedDelays
-from snnbench.models.engines import Engine
 from snnbench.models.layers import SpikingLayer
+from snnbench.models.network_base import Network, NetworkOutput
 from snnbench.models.precision import Precision
 from snnbench.models.readout import LeakyReadout, SpikingReadout
 from snnbench.models.scan import sizes_of
 from snnbench.sizes import LayerSize
-
-
-class NetworkOutput(NamedTuple):
-    """What training and evaluation need from one pass."""
-
-    logits: Tensor
-    """Shape (batch, class)."""
-    spike_counts: tuple[Tensor, ...]
-    """Spikes per sample and unit of every hidden layer, each of shape (batch, unit)."""
 
 
 class _Stretch(NamedTuple):
@@ -40,7 +33,7 @@ class _Stretch(NamedTuple):
     """Of all layers and the readout after the stretch."""
 
 
-class SpikingNetwork(nn.Module):
+class SpikingNetwork(Network):
     """Hidden spiking layers and a readout. Holds weights only: state lives within one forward pass.
 
     Parameters
@@ -54,9 +47,6 @@ class SpikingNetwork(nn.Module):
     precision
         Of the dense products, see `snnbench.models.precision`.
     """
-
-    engine: Engine = "auto"
-    """Implementation of the scan; no part of a spec, since all of them agree."""
 
     def __init__(
         self,
@@ -78,9 +68,9 @@ class SpikingNetwork(nn.Module):
         return [f"hidden{i}" for i in range(1, len(self.layers) + 1)]
 
     @property
-    def n_parameters(self) -> int:
-        """Number of trained weights."""
-        return sum(p.numel() for p in self.parameters())
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """Hidden layers and readout, by their names in reports."""
+        return [*zip(self.layer_names, self.layers, strict=True), ("readout", self.readout)]
 
     def layer_sizes(self) -> list[LayerSize]:
         """Sizes of the layers that are really here, the readout last."""
@@ -93,15 +83,13 @@ class SpikingNetwork(nn.Module):
         ]
 
     def begin_epoch(self, share_of_training: float) -> None:
-        """What changes from epoch to epoch, when this share of them is over: the width in which learned
-        delays spread spikes.
-        """
+        """As `Network.begin_epoch`: the width in which learned delays spread spikes."""
         for layer in self._layers:
             if isinstance(layer.afferent, LearnedDelays):
                 layer.afferent.begin_epoch(share_of_training)
 
     def constrain(self) -> None:
-        """Put what a step of the optimiser took out of its range back into it: learned delays."""
+        """As `Network.constrain`: learned delays."""
         for layer in self._layers:
             if isinstance(layer.afferent, LearnedDelays):
                 layer.afferent.constrain()
@@ -109,10 +97,7 @@ class SpikingNetwork(nn.Module):
     def forward(
         self, inputs: Tensor | EventBatch, dropout: torch.Generator | None = None
     ) -> NetworkOutput:
-        """Classify input spikes, as events or of shape (time, batch, channel).
-
-        `dropout` gives the noise of training; None, as in evaluation, silences no unit.
-        """
+        """As `Network.forward`."""
         n_steps, n_batch = sizes_of(inputs)
         gates = self._gates(n_batch, dropout)
         if self.recompute_steps is None or self.recompute_steps >= n_steps:
@@ -136,7 +121,7 @@ class SpikingNetwork(nn.Module):
     def hidden_spikes(
         self, inputs: Tensor | EventBatch, dropout: torch.Generator | None = None
     ) -> list[Tensor]:
-        """Spikes of every hidden layer, each of shape (time, batch, unit)."""
+        """As `Network.hidden_spikes`."""
         hidden: list[Tensor] = []
         gates = self._gates(sizes_of(inputs)[1], dropout)
         for layer, gate in zip(self._layers, gates, strict=True):
@@ -196,6 +181,7 @@ def _steps(inputs: Tensor | EventBatch, first: int, stop: int) -> Tensor | Event
     return inputs[first:stop]
 
 
+@overload
 def build(
     spec: ModelSpec,
     n_inputs: int,
@@ -205,7 +191,32 @@ def build(
     *,
     recompute_steps: int | None = None,
     precision: Precision = "float32",
-) -> SpikingNetwork:
+) -> SpikingNetwork: ...
+
+
+@overload
+def build(
+    spec: AnyModelSpec,
+    n_inputs: int,
+    n_outputs: int,
+    dt_s: float,
+    generator: torch.Generator,
+    *,
+    recompute_steps: int | None = None,
+    precision: Precision = "float32",
+) -> Network: ...
+
+
+def build(
+    spec: AnyModelSpec,
+    n_inputs: int,
+    n_outputs: int,
+    dt_s: float,
+    generator: torch.Generator,
+    *,
+    recompute_steps: int | None = None,
+    precision: Precision = "float32",
+) -> Network:
     """A network with fresh weights, on the CPU.
 
     Parameters
@@ -219,8 +230,10 @@ def build(
     generator
         Where the initial weights come from (on the CPU, so that every device begins the same).
     recompute_steps, precision
-        As in `SpikingNetwork`.
+        As in `SpikingNetwork`; of no other network.
     """
+    if not isinstance(spec, ModelSpec):
+        return build_baseline(spec, n_inputs, n_outputs, generator)
     sizes = (n_inputs, *spec.hidden_units(n_inputs))
     shapes = spec.conv_shapes(n_inputs)
     layers = [

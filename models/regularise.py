@@ -21,11 +21,11 @@ def activity_loss(spike_counts: Sequence[Tensor], spec: ActivitySpec) -> Tensor:
     Parameters
     ----------
     spike_counts
-        Spikes per sample and unit of every hidden layer, each of shape (batch, unit).
+        Spikes per sample and unit of every hidden layer, each of shape (batch, unit); 0 where none spikes.
     spec
         Bounds in spikes per sample, and strengths.
     """
-    total = spike_counts[0].new_zeros(())
+    total = spike_counts[0].new_zeros(()) if spike_counts else torch.zeros(())
     for counts in spike_counts:
         units = counts.mean(dim=0)
         low, high = (

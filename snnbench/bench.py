@@ -5,8 +5,8 @@
 A run folder holds, besides what training writes (see `snnbench.train`),
 
     predictions.npz   test predictions with labels and speakers
-    pictures/         learning curves, confusion matrix; weights, constants, rates, activity and spikes
-                      before and after training; SVG and PNG
+    pictures/         learning curves, confusion matrix; weights before and after training, and what
+                      the network has of constants, delays, rates, activity and spikes; SVG and PNG
     record.json       written last: a folder with a record is a finished run
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from snnbench.data_prep.store import SpikeDataset
     from snnbench.models.engines import Engine
-    from snnbench.models.network import SpikingNetwork
+    from snnbench.models.network_base import Network
     from snnbench.profiling import NoProfile
     from snnbench.tracking import NullTracker
     from snnbench.train import BatchReport, EpochReport, FitResult
@@ -184,7 +184,7 @@ def run_seed(
 
 
 def open_test_once(
-    dataset: SpikeDataset, network: SpikingNetwork, spec: RunSpec, device: torch.device
+    dataset: SpikeDataset, network: Network, spec: RunSpec, device: torch.device
 ) -> tuple[Predictions, Operations]:
     """The only place where a run reads the test split: after everything has been chosen."""
     from snnbench.evaluate import predict
@@ -235,7 +235,7 @@ def run_figures(
 def before_and_after(
     spec: RunSpec,
     dataset: SpikeDataset,
-    network: SpikingNetwork,
+    network: Network,
     device: torch.device,
     *,
     sample: int = 0,
@@ -253,7 +253,7 @@ def before_and_after(
 
     Returns
     -------
-    Figures by file name, of all that this network has: one without hidden layers has no rates.
+    Figures by file name, of all that this network has: one whose layers do not spike has no rates.
     """
     from snnbench import constant_plots, matrix_plots, network_plots
     from snnbench.checkpoint import build_for

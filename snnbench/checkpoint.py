@@ -14,7 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from snnbench.errors import SnnbenchError
-from snnbench.models.network import SpikingNetwork, build
+from snnbench.models.network import build
+from snnbench.models.network_base import Network
 from snnbench.paths import write_bytes
 from snnbench.spec import RunSpec
 from snnbench.spec_base import describe_validation_error
@@ -74,12 +75,12 @@ def load_tensors(path: Path) -> TensorFile:
         raise SnnbenchError(f"{path}: its header is damaged: {error}") from None
 
 
-def save_network(path: Path, network: SpikingNetwork, spec: RunSpec) -> None:
+def save_network(path: Path, network: Network, spec: RunSpec) -> None:
     """Write a network's weights with the spec of the run that made them."""
     save_tensors(path, network.state_dict(), spec)
 
 
-def load_network(path: Path) -> tuple[SpikingNetwork, RunSpec]:
+def load_network(path: Path) -> tuple[Network, RunSpec]:
     """The network a checkpoint holds, on the CPU, and its run's spec.
 
     Raises
@@ -93,7 +94,7 @@ def load_network(path: Path) -> tuple[SpikingNetwork, RunSpec]:
     return network, file.spec
 
 
-def build_for(spec: RunSpec, generator: torch.Generator) -> SpikingNetwork:
+def build_for(spec: RunSpec, generator: torch.Generator) -> Network:
     """A fresh network of the right size for a run."""
     return build(
         spec.model,
@@ -106,7 +107,7 @@ def build_for(spec: RunSpec, generator: torch.Generator) -> SpikingNetwork:
     )
 
 
-def restore_weights(network: SpikingNetwork, tensors: Mapping[str, Tensor], path: Path) -> None:
+def restore_weights(network: Network, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Put tensors into a network; SnnbenchError names the file and the first tensor that does not fit."""
     expected = network.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):

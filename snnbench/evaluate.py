@@ -13,7 +13,7 @@ from torch import nn
 
 from snnbench.data_prep.loader import SpikeLoader
 from snnbench.data_prep.spikes import Spikes
-from snnbench.models.network import SpikingNetwork
+from snnbench.models.network_base import Network
 from snnbench.record import Operations
 from snnbench.seeding import deterministic
 from snnbench.sizes import EVALUATION_BATCH, LayerSize, count_operations
@@ -26,22 +26,21 @@ class Evaluation(NamedTuple):
     predictions: NDArray[np.uint16]
     """Class with the largest logit, shape (sample,)."""
     operations: Operations
+    """Without spikes where no layer spikes."""
 
 
-def predict(
-    network: SpikingNetwork, split: Spikes, spec: RunSpec, device: torch.device
-) -> Evaluation:
+def predict(network: Network, split: Spikes, spec: RunSpec, device: torch.device) -> Evaluation:
     """Classify every sample of a split once, without dropout. `network` must be on `device`."""
     return predict_loader(network, SpikeLoader(split, spec, device))
 
 
 def predict_loader(
-    network: SpikingNetwork, loader: SpikeLoader, batch_size: int = EVALUATION_BATCH
+    network: Network, loader: SpikeLoader, batch_size: int = EVALUATION_BATCH
 ) -> Evaluation:
     """As `predict`, for spikes that are binned already."""
     predictions = np.empty(len(loader), dtype=np.uint16)
     n_steps, input_spikes = 0, 0
-    hidden_spikes = np.zeros(len(network.layers))
+    hidden_spikes = np.zeros(len(network.layer_names))
     with deterministic(), evaluating(network), torch.inference_mode():
         for batch in loader.event_batches(batch_size):
             output = network(batch)
@@ -69,6 +68,6 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def sizes_of(network: SpikingNetwork) -> list[LayerSize]:
+def sizes_of(network: Network) -> list[LayerSize]:
     """Sizes of the layers that a network really has, the readout last."""
     return network.layer_sizes()

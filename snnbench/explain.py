@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from snnbench.baseline_text import explain_baseline
 from snnbench.connection_spec import ConvShape, DelayLineSpec, LearnedDelaySpec
 from snnbench.memory import estimate_memory
 from snnbench.model_spec import (
     LifSpec,
+    ModelSpec,
     PerUnit,
     ReadoutSpec,
     SpikingReadoutSpec,
@@ -39,9 +41,14 @@ def explain(spec: RunSpec) -> dict[str, Any]:
 
     Keys: `layers` (inputs, units, weights, parameters), `neuron`, `surrogate`, `readout` (equations with
     numbers, time constants in seconds and steps), `loss`, `per_sample` (spikes and operations at an
-    assumed rate), `memory` (bytes that training takes at that rate).
+    assumed rate), `memory` (bytes that training takes at that rate). A baseline has `hidden`, equations of
+    its layers, in place of `neuron` and `surrogate`, and a readout without time constants.
     """
-    dt_s = spec.train.dt_s
+    parts = (
+        _explain_spiking(spec.model, spec.n_channels, spec.train.dt_s)
+        if isinstance(spec.model, ModelSpec)
+        else explain_baseline(spec.model, spec.n_channels)
+    )
     return {
         "layers": [
             {
@@ -54,28 +61,32 @@ def explain(spec: RunSpec) -> dict[str, Any]:
             }
             for size in layer_sizes(spec)
         ],
-        "neuron": {
-            **(neuron := explain_neuron(spec.model.neuron, dt_s)),
-            "equations": [*explain_drive(spec), *neuron["equations"]],
-        },
-        "surrogate": explain_surrogate(spec.model.surrogate),
-        "readout": explain_readout(spec.model.readout, dt_s),
+        **parts,
         "loss": explain_loss(spec.train),
         "per_sample": _per_sample(spec),
         "memory": _memory(spec),
     }
 
 
-def explain_drive(spec: RunSpec) -> list[str]:
+def _explain_spiking(model: ModelSpec, n_channels: int, dt_s: float) -> dict[str, Any]:
+    neuron = explain_neuron(model.neuron, dt_s)
+    drive = explain_drive(model, n_channels, dt_s)
+    return {
+        "neuron": {**neuron, "equations": [*drive, *neuron["equations"]]},
+        "surrogate": explain_surrogate(model.surrogate),
+        "readout": explain_readout(model.readout, dt_s),
+    }
+
+
+def explain_drive(model: ModelSpec, n_channels: int, dt_s: float) -> list[str]:
     """What hidden units receive, and from where; several lines where layers differ."""
-    model, n_layers = spec.model, len(spec.model.hidden)
     within = ""
     if model.recurrent:
         kernel = model.conv and model.conv.recurrent_kernel
         within = f" + (v * S[n], {kernel} positions of all filters)" if kernel else " + V S[n]"
     drives = []
-    for i, shape in enumerate(model.conv_shapes(spec.n_channels) or [None] * n_layers):
-        below, words = _from_below(model.delays_into(i), shape, spec.train.dt_s)
+    for i, shape in enumerate(model.conv_shapes(n_channels) or [None] * len(model.hidden)):
+        below, words = _from_below(model.delays_into(i), shape, dt_s)
         normed = below if model.norm == "none" else f"{model.norm}_norm({below})"
         drives.append(f"D[n] = {normed}{within}{words}")
     if len(set(drives)) == 1:
@@ -212,7 +223,8 @@ def _per_sample(spec: RunSpec) -> dict[str, Any]:
     spikes_of_unit = ASSUMED_RATE_HZ * spec.task.duration_s
     input_spikes = spikes_of_unit * spec.task.n_units
     sizes = layer_sizes(spec)
-    spikes = {size.name: spikes_of_unit * size.n_units for size in sizes[:-1]}
+    spiking = sizes[:-1] if isinstance(spec.model, ModelSpec) else []
+    spikes = {size.name: spikes_of_unit * size.n_units for size in spiking}
     work = count_operations(
         sizes,
         n_steps=spec.n_steps,

@@ -17,7 +17,8 @@ spikes below as numbers, learned delays their kernels, too (`_heard`); what come
 wide as the spikes. With `train.recompute_steps` = K the
 backward pass computes K steps at a time anew: T becomes K, the states between these stretches are kept, the
 events of all stretches once more, and of one layer what an earlier stretch kept. Validation has no backward
-pass; it holds what one layer receives and what it sends.
+pass; it holds what one layer receives and what it sends. What a network without spiking neurons keeps is told
+in `snnbench.baseline_memory`, and does not depend on an engine.
 
 On a GPU spikes and saving count for nothing: they are the host's. What PyTorch, the kernels and the
 interpreter take themselves, some hundred MiB, is in no formula: it is there before we look at what is free.
@@ -29,9 +30,11 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from snnbench.baseline_memory import evaluated_numbers, kept_numbers, passing_numbers
+from snnbench.baseline_spec import BaselineSpec
 from snnbench.connection_spec import LearnedDelaySpec
 from snnbench.errors import SnnbenchError
-from snnbench.model_spec import PerUnit
+from snnbench.model_spec import ModelSpec, PerUnit
 from snnbench.models.derivation import Recipe, derive
 from snnbench.models.kinds import constants_of, kind_of, middle
 from snnbench.models.neurons.leaky import LEAKY
@@ -155,34 +158,78 @@ def estimate_memory(
     engine
         A key of `ENGINES`.
     """
-    sizes, floats = layer_sizes(spec), _floats(spec, engine)
+    sizes = layer_sizes(spec)
     n_weights = _FLOAT * sum(size.n_parameters for size in sizes)
-    n_batch = spec.train.batch_size
-    stretch = min(spec.train.recompute_steps or spec.n_steps, spec.n_steps)
-    anew = stretch < spec.n_steps
-    held = max(stretch, round(floats.not_saved * spec.n_steps))
-    step = _FLOAT * held * n_batch
+    model = spec.model
+    work = (
+        _spiking_bytes(spec, model, sizes, input_spikes, _floats(spec, model, engine))
+        if isinstance(model, ModelSpec)
+        else _baseline_bytes(spec, model, sizes, input_spikes)
+    )
     return MemoryEstimate(
         weights=2 * n_weights,
-        gradients=n_weights + (_FLOAT * _partial_sums(spec, sizes) if floats.shares else 0),
+        gradients=n_weights + work.partial_sums,
         optimiser=2 * n_weights,
         spikes=spikes if on_host else 0,
-        activations=_activations(spec, sizes, floats, stretch, held),
-        passing=max(
-            step * ((floats.passing + anew) * size.n_units + above)
-            for size, above in zip(sizes, _units_above(spec, sizes), strict=True)
-        )
-        + _FLOAT * max(_kernels(spec, size, i) for i, size in enumerate(sizes[:-1])),
-        batches=(2 + anew) * _batch_bytes(spec, n_batch, input_spikes),
-        validation=_validation_bytes(spec, sizes, input_spikes, floats, held),
+        activations=work.activations,
+        passing=work.passing,
+        batches=work.batches,
+        validation=work.validation,
         # weights twice and two moments of them, gathered, serialised, and in the file's layout
         saving=3 * 4 * n_weights if on_host else 0,
     )
 
 
-def _floats(spec: RunSpec, engine: str) -> Floats:
+class _Work(NamedTuple):
+    """Bytes that are in use while a network computes, as in `MemoryEstimate`."""
+
+    activations: dict[str, int]
+    passing: int
+    batches: int
+    validation: int
+    partial_sums: int = 0
+    """Sums of gradients besides the gradients themselves."""
+
+
+def _baseline_bytes(
+    spec: RunSpec, model: BaselineSpec, sizes: list[LayerSize], input_spikes: float
+) -> _Work:
+    n_batch, n_steps = spec.train.batch_size, spec.n_steps
+    kept = kept_numbers(model, sizes, n_steps)
+    evaluated = _FLOAT * EVALUATION_BATCH * evaluated_numbers(spec.n_channels, sizes, n_steps)
+    return _Work(
+        activations={name: _FLOAT * n_batch * n for name, n in kept.items()},
+        passing=_FLOAT * n_batch * passing_numbers(model, sizes, n_steps),
+        batches=2 * _batch_bytes(spec, n_batch, input_spikes),
+        validation=evaluated + 2 * _batch_bytes(spec, EVALUATION_BATCH, input_spikes),
+    )
+
+
+def _spiking_bytes(
+    spec: RunSpec, model: ModelSpec, sizes: list[LayerSize], input_spikes: float, floats: Floats
+) -> _Work:
+    n_batch = spec.train.batch_size
+    stretch = min(spec.train.recompute_steps or spec.n_steps, spec.n_steps)
+    anew = stretch < spec.n_steps
+    held = max(stretch, round(floats.not_saved * spec.n_steps))
+    step = _FLOAT * held * n_batch
+    return _Work(
+        activations=_activations(spec, model, sizes, floats, stretch, held),
+        passing=max(
+            step * ((floats.passing + anew) * size.n_units + above)
+            for size, above in zip(sizes, _units_above(model, sizes), strict=True)
+        )
+        + _FLOAT
+        * max(_kernels(model, spec.train.dt_s, size, i) for i, size in enumerate(sizes[:-1])),
+        batches=(2 + anew) * _batch_bytes(spec, n_batch, input_spikes),
+        validation=_validation_bytes(spec, model, sizes, input_spikes, floats, held),
+        partial_sums=_FLOAT * _partial_sums(model, sizes) if floats.shares else 0,
+    )
+
+
+def _floats(spec: RunSpec, model: ModelSpec, engine: str) -> Floats:
     """What an engine holds, and what this model's normalisation and readout hold beside it."""
-    floats, readout = ENGINES[engine], spec.model.readout
+    floats, readout = ENGINES[engine], model.readout
     if spec.train.precision == "bfloat16" and not floats.shares:
         # spikes once more, as factors of the product with the weights onward: in half as many bytes
         floats = floats._replace(kept=floats.kept + 1)
@@ -197,7 +244,7 @@ def _floats(spec: RunSpec, engine: str) -> Floats:
     else:
         # spikes one by one, and the product of their complements
         floats = floats._replace(readout=floats.kept + 2 * (readout.kind == "first-spike"))
-    if spec.model.norm == "none":
+    if model.norm == "none":
         return floats
     # drives before normalisation, and after it; dense, since a normalisation sees all of them
     return floats._replace(
@@ -209,12 +256,17 @@ def _floats(spec: RunSpec, engine: str) -> Floats:
 
 
 def _activations(
-    spec: RunSpec, sizes: list[LayerSize], floats: Floats, stretch: int, held: int
+    spec: RunSpec,
+    model: ModelSpec,
+    sizes: list[LayerSize],
+    floats: Floats,
+    stretch: int,
+    held: int,
 ) -> dict[str, int]:
     """Bytes kept by layer, and for the input where it is made dense."""
-    step = _FLOAT * spec.train.batch_size
+    step, dt_s = _FLOAT * spec.train.batch_size, spec.train.dt_s
     between = -(-spec.n_steps // stretch) - 1
-    hidden, readout = _recipes(spec)
+    hidden, readout = _recipes(model, dt_s)
     kept = {}
     for size in sizes:
         recipe, more = (readout, floats.readout) if size is sizes[-1] else (hidden, floats.kept)
@@ -223,38 +275,40 @@ def _activations(
         at_each_stretch = len(recipe.neuron.State._fields) + 1
         kept[size.name] = step * size.n_units * (held * at_each_step + between * at_each_stretch)
     for i, size in enumerate(sizes[:-1]):
-        if _hears_spikes(spec, i):
-            kept[size.name] += step * _heard(spec, size, i, held) + _FLOAT * _kernels(spec, size, i)
-    if floats.dense_input and not _hears_spikes(spec, 0):
+        if _hears_spikes(model, i):
+            kept[size.name] += step * _heard(model, dt_s, size, i, held)
+            kept[size.name] += _FLOAT * _kernels(model, dt_s, size, i)
+    if floats.dense_input and not _hears_spikes(model, 0):
         kept["input"] = step * held * spec.n_channels
     return {name: n for name, n in kept.items() if n}
 
 
-def _hears_spikes(spec: RunSpec, layer: int) -> bool:
+def _hears_spikes(model: ModelSpec, layer: int) -> bool:
     """Whether a hidden layer, from 0, takes spikes as numbers: through delays or a convolution."""
-    return spec.model.conv is not None or spec.model.delays_into(layer) is not None
+    return model.conv is not None or model.delays_into(layer) is not None
 
 
-def _heard(spec: RunSpec, size: LayerSize, layer: int, n_steps: int) -> int:
+def _heard(model: ModelSpec, dt_s: float, size: LayerSize, layer: int, n_steps: int) -> int:
     """Numbers of a sample's spikes that such a layer keeps; with learned delays the silence before, too."""
-    delays = spec.model.delays_into(layer)
-    before = delays.n_bins(spec.train.dt_s) if isinstance(delays, LearnedDelaySpec) else 0
+    delays = model.delays_into(layer)
+    before = delays.n_bins(dt_s) if isinstance(delays, LearnedDelaySpec) else 0
     return (n_steps + before) * size.n_inputs
 
 
-def _kernels(spec: RunSpec, size: LayerSize, layer: int) -> int:
+def _kernels(model: ModelSpec, dt_s: float, size: LayerSize, layer: int) -> int:
     """Numbers that autograd keeps of the weights in use, beside the parameters that they are made of."""
-    delays = spec.model.delays_into(layer)
+    delays = model.delays_into(layer)
     # distances to a delay, their Gaussian, and its product with the weight
     learned = 3 * isinstance(delays, LearnedDelaySpec)
-    bins = delays.n_bins(spec.train.dt_s) + 1 if isinstance(delays, LearnedDelaySpec) else 0
-    return learned * bins * size.n_weights + size.n_units**2 * (size.recurrent_conv is not None)
+    bins = delays.n_bins(dt_s) + 1 if isinstance(delays, LearnedDelaySpec) else 0
+    lateral = size.recurrent and model.conv is not None and model.conv.recurrent_kernel is not None
+    return learned * bins * size.n_weights + size.n_units**2 * lateral
 
 
-def _recipes(spec: RunSpec) -> tuple[Recipe, Recipe]:
+def _recipes(model: ModelSpec, dt_s: float) -> tuple[Recipe, Recipe]:
     """What hidden layers and the readout compute, the latter with constants that are numbers."""
-    neuron, surrogate = spec.model.neuron, make_surrogate(spec.model.surrogate)
-    kind, given = kind_of(neuron, spec.train.dt_s), constants_of(neuron)
+    neuron, surrogate = model.neuron, make_surrogate(model.surrogate)
+    kind, given = kind_of(neuron, dt_s), constants_of(neuron)
     here = kind.parameters({name: middle(c) for name, c in given.items()})
     # what a learned constant goes into is what changes with it
     there = kind.parameters(
@@ -271,12 +325,12 @@ def _recipes(spec: RunSpec) -> tuple[Recipe, Recipe]:
         neuron.gradient_through_reset,
         parameter_gradients=learned,
     )
-    if spec.model.readout.kind == "leaky":
+    if model.readout.kind == "leaky":
         return hidden, Recipe(LEAKY, None, "subtract", False, parameter_gradients=())
     return hidden, Recipe(LIF, surrogate, "subtract", False, parameter_gradients=())
 
 
-def _partial_sums(spec: RunSpec, sizes: list[LayerSize]) -> int:
+def _partial_sums(model: ModelSpec, sizes: list[LayerSize]) -> int:
     """Numbers in the shares of gradients by weights, while the backward pass is at the layer with most.
 
     Weights of delays and convolutions are PyTorch's, which has no shares.
@@ -287,7 +341,7 @@ def _partial_sums(spec: RunSpec, sizes: list[LayerSize]) -> int:
         n_shares = _SHARES if n_inputs * padded <= _SHARED_WEIGHTS else 1
         return n_shares * n_inputs * sum(widths)
 
-    plain = [*(not _hears_spikes(spec, i) for i in range(len(sizes) - 1)), True]
+    plain = [*(not _hears_spikes(model, i) for i in range(len(sizes) - 1)), True]
     # by which its units send: to themselves, and to the layer above
     among = [
         shares(size.n_units, [above.n_units] * alone + [size.n_units] * size.recurrent)
@@ -297,11 +351,11 @@ def _partial_sums(spec: RunSpec, sizes: list[LayerSize]) -> int:
     return max(among[0] + first, *among)
 
 
-def _units_above(spec: RunSpec, sizes: list[LayerSize]) -> list[int]:
+def _units_above(model: ModelSpec, sizes: list[LayerSize]) -> list[int]:
     """How wide the gradient is that is handed down to each layer: nothing above the readout."""
     return [
         *(
-            above.n_units + size.n_units * _hears_spikes(spec, i + 1) * (above is not sizes[-1])
+            above.n_units + size.n_units * _hears_spikes(model, i + 1) * (above is not sizes[-1])
             for i, (size, above) in enumerate(pairwise(sizes))
         ),
         0,
@@ -316,16 +370,21 @@ def _batch_bytes(spec: RunSpec, n_batch: int, input_spikes: float) -> int:
 
 
 def _validation_bytes(
-    spec: RunSpec, sizes: list[LayerSize], input_spikes: float, floats: Floats, held: int
+    spec: RunSpec,
+    model: ModelSpec,
+    sizes: list[LayerSize],
+    input_spikes: float,
+    floats: Floats,
+    held: int,
 ) -> int:
     # no sum: what a layer has received goes when the next one has it
     received = [floats.received * size.n_units for size in sizes]
     sent = [*(size.n_units for size in sizes[1:]), floats.readout and sizes[-1].n_units]
     for i, size in enumerate(sizes[1:-1]):
         # spikes, and what is made of them on the way
-        sent[i] += 2 * size.n_inputs * _hears_spikes(spec, i + 1)
+        sent[i] += 2 * size.n_inputs * _hears_spikes(model, i + 1)
     units = max(a + b for a, b in zip([0, *received[1:]], sent, strict=True))
-    if floats.dense_input or _hears_spikes(spec, 0):
+    if floats.dense_input or _hears_spikes(model, 0):
         units += spec.n_channels + max(size.n_units for size in sizes)
     batch = _batch_bytes(spec, EVALUATION_BATCH, input_spikes)
     return _FLOAT * held * EVALUATION_BATCH * units + 2 * batch
@@ -381,7 +440,7 @@ def require_memory(
     what = f"{spec.model.name} on {spec.task.name}"
     each = f" each, {size_text(at_once * estimate.total)} for {at_once} at a time" * (at_once > 1)
     advice = [f"a smaller train.batch_size (now {spec.train.batch_size})", "another --device"]
-    if spec.train.recompute_steps is None:
+    if spec.train.recompute_steps is None and isinstance(spec.model, ModelSpec):
         some = max(1, round(spec.n_steps**0.5))
         advice.insert(1, f"--set train.recompute_steps={some}")
     if at_once > 1:

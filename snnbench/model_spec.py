@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from snnbench.connection_spec import ConvShape, ConvSpec, DelayLineSpec, LearnedDelaySpec
-from snnbench.spec_base import Spec
+from snnbench.spec_base import Spec, by_kind
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -113,23 +113,12 @@ class SeAdlifSpec(AdlifSpec):
     """Factor on both couplings."""
 
 
-def _kind(default: str) -> Any:
-    """Tells a specification's kind, from a mapping or an instance; without one, `default`."""
-
-    def tell(value: Any) -> Any:
-        if isinstance(value, dict):
-            return value.get("kind", default)
-        return getattr(value, "kind", default)
-
-    return Discriminator(tell)
-
-
 NeuronSpec = Annotated[
     Annotated[LifSpec, Tag("lif")]
     | Annotated[LifDeltaSpec, Tag("lif-delta")]
     | Annotated[AdlifSpec, Tag("adlif")]
     | Annotated[SeAdlifSpec, Tag("se-adlif")],
-    _kind("lif"),
+    by_kind("lif"),
 ]
 
 
@@ -187,13 +176,13 @@ AnyReadoutSpec = Annotated[
     Annotated[ReadoutSpec, Tag("leaky")]
     | Annotated[SpikingReadoutSpec, Tag("spike-count")]
     | Annotated[SpikingReadoutSpec, Tag("first-spike")],
-    _kind("leaky"),
+    by_kind("leaky"),
 ]
 
 
 DelaySpec = Annotated[
     Annotated[LearnedDelaySpec, Tag("learned")] | Annotated[DelayLineSpec, Tag("fixed")],
-    _kind("learned"),
+    by_kind("learned"),
 ]
 
 
@@ -201,6 +190,8 @@ class ModelSpec(Spec):
     """A spiking network: stacked layers of `hidden` sizes and a readout."""
 
     name: str
+    # it came when every model was a spiking one: what is written of those stays as it was
+    kind: Literal["spiking"] = Field(default="spiking", exclude_if=lambda _: True)
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128,), min_length=1)
     recurrent: bool = False
     gradient_through_recurrence: bool = True

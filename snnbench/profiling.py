@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 if TYPE_CHECKING:
     import torch
 
-    from snnbench.models.network import SpikingNetwork
+    from snnbench.models.network_base import Network
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class NoProfile:
         """The items; the time to make each belongs to `name`."""
         return items
 
-    def watch(self, network: SpikingNetwork, device: torch.device) -> None:
+    def watch(self, network: Network, device: torch.device) -> None:
         """Tell the layers of this network, which computes on `device`, apart."""
 
 
@@ -91,12 +91,11 @@ class Profile(NoProfile):
                 self._leave()
             yield item
 
-    def watch(self, network: SpikingNetwork, device: torch.device) -> None:
+    def watch(self, network: Network, device: torch.device) -> None:
         """Tell the layers of this network, which computes on `device`, apart."""
         self._waits_for = device if device.type == "cuda" else None
         self.engine = network.engine
-        named = [*zip(network.layer_names, network.layers, strict=True)]
-        for name, module in [*named, (READOUT, network.readout)]:
+        for name, module in network.parts:
             module.register_forward_pre_hook(_before(self, name))
             module.register_forward_hook(_after(self, name))
 
@@ -171,9 +170,12 @@ class Profile(NoProfile):
         if self._open[-1:] != [f"{FORWARD}, {layer}"]:
             return
         self._leave()
-        given = output.partial if layer == READOUT else output.passed_on
-        if given.requires_grad:
-            given.register_hook(lambda _: self._goes_on_as(f"{BACKWARD}, {layer}"))
+        passed_on = output
+        # a baseline's layers give tensors
+        if not hasattr(output, "register_hook"):
+            passed_on = output.partial if layer == READOUT else output.passed_on
+        if passed_on.requires_grad:
+            passed_on.register_hook(lambda _: self._goes_on_as(f"{BACKWARD}, {layer}"))
 
 
 def _before(profile: Profile, layer: str) -> Any:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from snnbench.data_prep.store import SpikeDataset
-    from snnbench.models.network import SpikingNetwork
+    from snnbench.models.network_base import Network
     from snnbench.record import RunRecord
     from snnbench.spec import RunSpec
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class TrainedRun(NamedTuple):
     """A run's network with the weights of its chosen epoch."""
 
-    network: SpikingNetwork
+    network: Network
     """With the run's own engine, where that runs on the device."""
     device: torch.device
     spec: RunSpec

@@ -5,12 +5,14 @@ Nothing here imports torch, so that `snnbench models show` answers at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from math import prod
 from typing import NamedTuple
 
+from snnbench.baseline_spec import BaselineSpec, CnnSpec, LstmSpec
 from snnbench.connection_spec import ConvShape, DelayLineSpec, LearnedDelaySpec
-from snnbench.model_spec import PerUnit
+from snnbench.model_spec import ModelSpec, PerUnit
 from snnbench.spec import RunSpec
 
 # Samples at once in validation and test. Fixed, and no part of a spec: in the last bits a matrix product
@@ -26,46 +28,52 @@ class Work(NamedTuple):
 
 
 class LayerSize(NamedTuple):
-    """A hidden layer or the readout."""
+    """A hidden layer or the readout.
+
+    A weight is a number that is learned, a synapse a place where a weight meets what comes from one unit.
+    There is one of each for every input and unit, and for every two units of a recurrent layer, and all
+    synapses work in every time step, unless the fields from `weights` on say otherwise.
+    """
 
     name: str
     n_inputs: int
     n_units: int
     recurrent: bool
     n_others: int = 0
-    """Parameters besides weights: factors and shifts of a normalisation, learned constants and delays."""
-    n_taps: int = 1
-    """Weights between each input and each unit: taps of a delay line."""
-    conv: ConvShape | None = None
-    """Of feedforward weights that units share; None where each has its own."""
-    recurrent_conv: ConvShape | None = None
-    """Of recurrent ones."""
+    """Parameters besides weights: biases, factors and shifts in a norm, learned constants and delays."""
+    weights: int | None = None
+    """From below: of all taps of a delay line, of all gates, of a convolution's kernels."""
+    synapses: int | None = None
+    """From below; None: as many as weights, which no units share."""
+    recurrent_weights: int | None = None
+    """Within the layer, likewise."""
+    recurrent_synapses: int | None = None
+    every: int | None = 1
+    """Time steps for each time that the layer is computed; None: it is computed once in a sample."""
 
     @property
     def n_weights(self) -> int:
         """Feedforward weights; shared ones count once."""
-        return self.n_synapses if self.conv is None else self.conv.n_weights
+        return self.n_inputs * self.n_units if self.weights is None else self.weights
 
     @property
     def n_recurrent_weights(self) -> int:
         """Weights within the layer, likewise."""
-        if self.recurrent_conv is not None:
-            return self.recurrent_conv.n_weights
-        return self.n_recurrent_synapses
+        if self.recurrent_weights is not None:
+            return self.recurrent_weights
+        return self.n_units**2 if self.recurrent else 0
 
     @property
     def n_synapses(self) -> int:
-        """Places where a spike from below is multiplied by a weight."""
-        if self.conv is not None:
-            return self.conv.n_synapses
-        return self.n_inputs * self.n_units * self.n_taps
+        """Places where what comes from below is multiplied by a weight."""
+        return self.n_weights if self.synapses is None else self.synapses
 
     @property
     def n_recurrent_synapses(self) -> int:
         """The same within the layer."""
-        if self.recurrent_conv is not None:
-            return self.recurrent_conv.n_synapses
-        return self.n_units**2 if self.recurrent else 0
+        if self.recurrent_synapses is not None:
+            return self.recurrent_synapses
+        return self.n_recurrent_weights
 
     @property
     def fan_out(self) -> float:
@@ -77,6 +85,33 @@ class LayerSize(NamedTuple):
         """Synapses of a unit within the layer, likewise."""
         return self.n_recurrent_synapses / self.n_units
 
+    def runs(self, n_steps: int) -> int:
+        """How often the layer is computed in a sample of so many time steps."""
+        return -(-n_steps // self.every) if self.every else 1
+
+    def macs(self, n_steps: int) -> int:
+        """Multiply-accumulates of a sample."""
+        return self.runs(n_steps) * (self.n_synapses + self.n_recurrent_synapses)
+
+    def accumulates(self, n_steps: int) -> float:
+        """What a spike from below causes, the mean over all that may come: one for each synapse of its unit
+        whenever the layer is computed, which is once at the least.
+        """
+        return self.fan_out * (self.runs(n_steps) / n_steps if self.every else 1.0)
+
+    def with_taps(self, n_taps: int) -> LayerSize:
+        """With so many weights for each input and unit: a delay line."""
+        return self._replace(weights=self.n_inputs * self.n_units * n_taps)
+
+    def with_convolutions(self, below: ConvShape, within: ConvShape | None) -> LayerSize:
+        """With weights from below that units share, and perhaps with recurrent ones that they share."""
+        size = self._replace(weights=below.n_weights, synapses=below.n_synapses)
+        if within is None:
+            return size
+        return size._replace(
+            recurrent_weights=within.n_weights, recurrent_synapses=within.n_synapses
+        )
+
     @property
     def n_parameters(self) -> int:
         """All that is trained."""
@@ -86,6 +121,8 @@ class LayerSize(NamedTuple):
 def layer_sizes(spec: RunSpec) -> list[LayerSize]:
     """Sizes of a run's layers: hidden1, hidden2, ..., readout."""
     model = spec.model
+    if not isinstance(model, ModelSpec):
+        return _baseline_sizes(model, spec.n_channels, spec.task.n_classes)
     units = (spec.n_channels, *model.hidden_units(spec.n_channels))
     shapes = model.conv_shapes(spec.n_channels)
     each = 2 * (model.norm != "none")
@@ -94,24 +131,68 @@ def layer_sizes(spec: RunSpec) -> list[LayerSize]:
     for i, (below, here) in enumerate(pairwise(units)):
         delays, shape = model.delays_into(i), shapes[i] if shapes else None
         n_delays = below * here if isinstance(delays, LearnedDelaySpec) else 0
-        sizes.append(
-            LayerSize(
-                f"hidden{i + 1}",
-                below,
-                here,
-                model.recurrent,
-                each * here + n_delays,
-                n_taps=len(delays.taps_s) if isinstance(delays, DelayLineSpec) else 1,
-                conv=shape,
-                recurrent_conv=model.recurrent_shape(shape) if shape else None,
-            )
-        )
+        size = LayerSize(f"hidden{i + 1}", below, here, model.recurrent, each * here + n_delays)
+        if isinstance(delays, DelayLineSpec):
+            size = size.with_taps(len(delays.taps_s))
+        if shape is not None:
+            size = size.with_convolutions(shape, model.recurrent_shape(shape))
+        sizes.append(size)
     normed = model.readout.kind == "leaky" and model.readout.norm != "none"
     n_classes = spec.task.n_classes
     readout = LayerSize(
         "readout", units[-1], n_classes, recurrent=False, n_others=2 * normed * n_classes
     )
     return [*sizes, readout]
+
+
+def _baseline_sizes(model: BaselineSpec, n_inputs: int, n_classes: int) -> list[LayerSize]:
+    if isinstance(model, LstmSpec):
+        *hidden, every = *_lstm_sizes(model, n_inputs), 1 if model.reduce == "max" else None
+        n_features = hidden[-1].n_units
+    elif isinstance(model, CnnSpec):
+        *hidden, every = *_convolution_sizes(model, n_inputs), None
+        n_features = hidden[-1].n_units
+    else:
+        hidden, every = [], None
+        n_features = model.time_bins * (model.channel_bins or n_inputs)
+    return [*hidden, LayerSize("readout", n_features, n_classes, False, n_classes, every=every)]
+
+
+def _lstm_sizes(model: LstmSpec, n_inputs: int) -> Iterator[LayerSize]:
+    directions = 1 + model.bidirectional
+    for i, size in enumerate(model.hidden, start=1):
+        gates = 4 * directions * size  # each with two biases, as PyTorch has them
+        n_units = directions * size
+        yield LayerSize(
+            f"hidden{i}",
+            n_inputs,
+            n_units,
+            recurrent=True,
+            n_others=2 * gates,
+            weights=gates * n_inputs,
+            recurrent_weights=gates * size,
+        )
+        n_inputs = n_units
+
+
+def _convolution_sizes(model: CnnSpec, n_inputs: int) -> Iterator[LayerSize]:
+    # without a kernel over channels, they are so many maps of one place
+    maps, places = (1, n_inputs) if len(model.kernel) == 2 else (n_inputs, 1)
+    every = 1
+    for i, size in enumerate(model.channels, start=1):
+        above = -(-places // (*model.stride, 1)[1])
+        every *= model.stride[0]
+        yield LayerSize(
+            f"hidden{i}",
+            n_inputs=maps * places,
+            n_units=size * above,
+            recurrent=False,
+            n_others=2 * size if model.norm == "batch" else size,
+            weights=(weights := size * maps * prod(model.kernel)),
+            synapses=above * weights,  # where the zeros around the input are, too
+            every=every,
+        )
+        maps, places = size, above
 
 
 def count_operations(
@@ -126,6 +207,10 @@ def count_operations(
     a convolution have fewer synapses than others, and the mean over units stands for all. Decays, resets,
     normalisations and the maximum are not counted.
 
+    In a baseline weights act as often as `LayerSize` says, and only input spikes are spikes: its effective
+    accumulates are those of the first layer, while all else is dense whatever the input, and in no count of
+    accumulates.
+
     Parameters
     ----------
     sizes
@@ -135,14 +220,13 @@ def count_operations(
     input_spikes
         Spikes that reach the first layer.
     hidden_spikes
-        Spikes of every layer but the readout.
+        Spikes of every layer but the readout; none of a baseline, where no layer spikes.
     """
-    feedforward = zip([input_spikes, *hidden_spikes], sizes, strict=True)
-    recurrent = zip(hidden_spikes, sizes[:-1], strict=True)
+    hit = sizes if hidden_spikes else sizes[:1]
+    feedforward = zip([input_spikes, *hidden_spikes], hit, strict=True)
+    recurrent = zip(hidden_spikes, hit[:-1], strict=True)
     return Work(
-        dense_macs=float(
-            n_steps * sum(size.n_synapses + size.n_recurrent_synapses for size in sizes)
-        ),
-        effective_acs=sum(n * size.fan_out for n, size in feedforward)
+        dense_macs=float(sum(size.macs(n_steps) for size in sizes)),
+        effective_acs=sum(n * size.accumulates(n_steps) for n, size in feedforward)
         + sum(n * size.recurrent_fan_out for n, size in recurrent),
     )

@@ -18,7 +18,7 @@ from snnbench.data_prep.loader import SpikeLoader
 from snnbench.evaluate import evaluating
 from snnbench.models.constants import UnitConstant
 from snnbench.models.layers import SpikingLayer
-from snnbench.models.network import SpikingNetwork
+from snnbench.models.network_base import Network
 from snnbench.seeding import deterministic
 from snnbench.sizes import EVALUATION_BATCH
 from snnbench.spec import RunSpec
@@ -52,16 +52,16 @@ class UnitValues(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """A network at one moment. Layers go by `SpikingNetwork.layer_names`; there may be none."""
+    """A network at one moment. Layers go by `Network.layer_names`: those that spike; there may be none."""
 
     weights: dict[str, NDArray[np.float32]]
     """All trained numbers but constants and delays, in their shapes, by what they lead from and to: `input to
     hidden1`, `within hidden1`, of shape (to, from)."""
     rates_hz: dict[str, NDArray[np.float64]]
-    """Mean rate of every unit over the samples, one array of shape (unit,) per hidden layer."""
+    """Mean rate of every unit over the samples, one array of shape (unit,) per hidden layer that spikes."""
     activity_hz: dict[str, NDArray[np.float64]]
-    """Mean rate of a unit in every bin, over units and samples: of the input and every hidden layer, each of
-    shape (step,)."""
+    """Mean rate of a unit in every bin, over units and samples: of the input and every hidden layer that
+    spikes, each of shape (step,)."""
     constants: dict[str, dict[str, UnitValues]]
     """Of the layers whose units have constants of their own, by layer and by the name in the spec."""
     delays_s: dict[str, NDArray[np.float32]]
@@ -69,13 +69,13 @@ class Snapshot(NamedTuple):
     sample: int
     """Which sample of the split the rasters show."""
     rasters: dict[str, Raster]
-    """Of the input and every hidden layer."""
+    """Of the input and every hidden layer that spikes."""
     predicted: int
     """Class that the network gives this sample."""
 
 
 def take_snapshot(
-    network: SpikingNetwork, loader: SpikeLoader, spec: RunSpec, sample: int = 0
+    network: Network, loader: SpikeLoader, spec: RunSpec, sample: int = 0
 ) -> Snapshot:
     """Look at a network on up to 256 samples, spread evenly over a split.
 
@@ -188,14 +188,16 @@ def _is_constant_or_delay(parameter: str) -> bool:
 
 
 def _leads(parameter: str, n_layers: int) -> str:
-    """A weight's name in words; of parameters of other networks the name they have."""
-    if n_layers and parameter == "readout.weight":
+    """A weight's name in words; the name it has where no layer spikes, and of other parameters."""
+    if n_layers == 0:
+        return parameter
+    if parameter == "readout.weight":
         return f"hidden{n_layers} to readout"
-    if n_layers and parameter.startswith("readout.norm."):
+    if parameter.startswith("readout.norm."):
         return f"{_NORM_PARTS[parameter.rpartition('.')[2]]} of readout"
     head, _, rest = parameter.partition(".")
     number, _, what = rest.partition(".")
-    if n_layers == 0 or head != "layers" or not number.isdecimal():
+    if head != "layers" or not number.isdecimal():
         return parameter
     name, below = f"hidden{int(number) + 1}", "input" if number == "0" else f"hidden{number}"
     if what in ("weight", "afferent.weight"):

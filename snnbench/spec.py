@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from snnbench.baseline_spec import AnyModelSpec, CountsSpec
 from snnbench.connection_spec import DelayLineSpec, LearnedDelaySpec
 from snnbench.errors import UsageError, unknown_name
 from snnbench.model_spec import ModelSpec, PerUnit
-from snnbench.spec_base import Model, Spec, validated, with_overrides
+from snnbench.spec_base import Model, Spec, for_kinds_of, validated, with_overrides
 
 
 class DataPins(Spec):
@@ -152,13 +153,49 @@ class RunSpec(Spec):
     """One training run: task, model, training, seed and the data it ran on."""
 
     task: TaskSpec
-    model: ModelSpec
+    model: AnyModelSpec
     train: TrainSpec
     seed: int = Field(ge=0)
     data_fingerprint: str
 
     @model_validator(mode="after")
+    def _only_spiking_layers_are_trained_as_such(self) -> Self:
+        if isinstance(self.model, ModelSpec):
+            return self
+        train, activity = self.train, self.train.activity
+        rounded = train.precision if train.precision != "float32" else None
+        for key, value, what, instead in (
+            ("activity.lower_strength", activity.lower_strength or None, "bounds spikes", "at 0"),
+            ("activity.upper_strength", activity.upper_strength or None, "bounds spikes", "at 0"),
+            ("recompute_steps", train.recompute_steps, "cuts time into stretches", "out"),
+            ("precision", rounded, "is of products", "at float32"),
+            ("delay_lr", train.delay_lr, "is for delays", "out"),
+        ):
+            if value is not None:
+                raise ValueError(
+                    f"train.{key} = {value} {what} in spiking layers, and a model of kind"
+                    f" {self.model.kind} has none; leave it {instead}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _counts_have_bins_to_count_in(self) -> Self:
+        if not isinstance(self.model, CountsSpec):
+            return self
+        for key, bins, there, what in (
+            ("time_bins", self.model.time_bins, self.n_steps, "time steps"),
+            ("channel_bins", self.model.channel_bins or 1, self.n_channels, "channels"),
+        ):
+            if bins > there:
+                raise ValueError(
+                    f"model.{key} = {bins} is more than the input's {what}; take at most {there}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _decays_fit_the_bin(self) -> Self:
+        if not isinstance(self.model, ModelSpec):
+            return self
         for part, spec in (("neuron", self.model.neuron), ("readout", self.model.readout)):
             for name in type(spec).model_fields:
                 value = getattr(spec, name)
@@ -174,7 +211,7 @@ class RunSpec(Spec):
 
     @model_validator(mode="after")
     def _stretches_make_a_whole(self) -> Self:
-        if self.train.recompute_steps is None:
+        if self.train.recompute_steps is None or not isinstance(self.model, ModelSpec):
             return self
         for key, value, why in (
             ("model.norm", self.model.norm == "batch", "which takes its mean over all steps"),
@@ -199,6 +236,8 @@ class RunSpec(Spec):
 
     @model_validator(mode="after")
     def _delays_fit_the_bins(self) -> Self:
+        if not isinstance(self.model, ModelSpec):
+            return self
         delays, dt_s, duration_s = self.model.delays, self.train.dt_s, self.task.duration_s
         if self.train.delay_lr is not None and not isinstance(delays, LearnedDelaySpec):
             raise ValueError(
@@ -237,6 +276,8 @@ class RunSpec(Spec):
 
     @model_validator(mode="after")
     def _kernels_fit_the_channels(self) -> Self:
+        if not isinstance(self.model, ModelSpec):
+            return self
         for i, shape in enumerate(self.model.conv_shapes(self.n_channels) or []):
             if shape.padding >= shape.positions_in:
                 raise ValueError(
@@ -263,6 +304,13 @@ class RunSpec(Spec):
         return -(-self.task.n_units // self.train.units_per_channel)
 
 
+class _Parts(Spec):
+    """What an entry of the zoo says of a run."""
+
+    model: AnyModelSpec
+    train: TrainSpec
+
+
 class ZooEntry(Spec):
     """A file of models/zoo: a model, how it is trained, and where it comes from."""
 
@@ -276,14 +324,17 @@ class ZooEntry(Spec):
     search: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Hyperparameter search space: dotted key to {low, high, log} or {choices}."""
 
-    def specs(self, task: str, overrides: Mapping[str, Any]) -> tuple[ModelSpec, TrainSpec]:
-        """Model and training spec for a task, with the user's dotted overrides applied last."""
+    def specs(self, task: str, overrides: Mapping[str, Any]) -> tuple[AnyModelSpec, TrainSpec]:
+        """Model and training spec for a task, with the user's dotted overrides applied last.
+
+        Where they change a kind, of a neuron for instance, keys of the entry that the new kind does not
+        have are left out; keys of the user's own are never.
+        """
         tree = {"model": {"name": self.name, **self.model}, "train": self.train}
-        merged = with_overrides(tree, {**self.override.get(task, {}), **overrides})
-        return (
-            validated(ModelSpec, merged["model"], "model"),
-            validated(TrainSpec, merged["train"], "train"),
-        )
+        own = with_overrides(tree, self.override.get(task, {}))
+        own = for_kinds_of(_Parts, own, with_overrides(own, overrides))
+        parts = validated(_Parts, with_overrides(own, overrides), "")
+        return parts.model, parts.train
 
 
 def shipped_names(package: str, folder: str) -> list[str]:

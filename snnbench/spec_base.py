@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 
 from snnbench.errors import UsageError, unknown_name
 
@@ -35,6 +35,19 @@ class Spec(BaseModel):
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
 
 
+def by_kind(default: str) -> Any:
+    """Tells a union's specifications apart by their `kind`, in a mapping or an instance; without one,
+    `default`.
+    """
+
+    def tell(value: Any) -> Any:
+        if isinstance(value, dict):
+            return value.get("kind", default)
+        return getattr(value, "kind", default)
+
+    return Discriminator(tell)
+
+
 def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a nested mapping with dotted keys set; unknown keys are left to validation."""
     result: dict[str, Any] = json.loads(json.dumps(tree))
@@ -48,6 +61,37 @@ def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
             node = child
         node[leaf] = value
     return result
+
+
+def for_kinds_of(declared: Any, own: Any, changed: Any) -> Any:
+    """`own`, a tree of keys, without those that go with a kind that `changed` has no more.
+
+    Where a part's `kind` differs between the two trees, keys that the new kind does not have are left out;
+    an unknown key of an unchanged kind stays, for validation to find. So who changes an entry's kind need
+    not know which keys the entry sets.
+
+    Parameters
+    ----------
+    declared
+        What the tree is declared to be: a specification, or a union of kinds.
+    own, changed
+        An entry's own keys, and the same with the user's set.
+    """
+    if not (isinstance(own, dict) and isinstance(changed, dict)):
+        return own
+    kinds = _branches(declared)
+    if kinds and "kind" in changed:
+        declared = kinds.get(changed["kind"])
+        known = _fields_of(declared)
+        if known and own.get("kind") != changed["kind"]:
+            own = {key: value for key, value in own.items() if key in known}
+    elif kinds:
+        # the default is the first by convention, see the unions of snnbench.model_spec
+        declared = next(iter(kinds.values()))
+    return {
+        key: for_kinds_of(_walk(declared, [key])[1], value, changed.get(key))
+        for key, value in own.items()
+    }
 
 
 def validated(kind: type[Model], data: Any, where: str) -> Model:
@@ -64,7 +108,7 @@ def describe_validation_error(kind: type[BaseModel], error: ValidationError, whe
     for problem in error.errors():
         *parents, _ = problem["loc"] or ("",)
         keys, found_in = _walk(kind, problem["loc"])
-        path = ".".join([where, *keys])
+        path = ".".join([where, *keys] if where else keys)
         if problem["type"] == "extra_forbidden":
             known = _fields_of(_walk(kind, parents)[1])
             lines.append(

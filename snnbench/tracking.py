@@ -290,7 +290,8 @@ def _summary(record: RunRecord) -> dict[str, float]:
     if record.chosen_epoch is not None:
         figures["chosen_epoch"] = record.chosen_epoch
     if record.operations is not None:
-        figures["spikes_per_sample"] = sum(record.operations.spikes.values())
+        if record.operations.spikes:
+            figures["spikes_per_sample"] = sum(record.operations.spikes.values())
         figures["dense_macs"] = record.operations.dense_macs
         figures["effective_acs"] = record.operations.effective_acs
     return figures

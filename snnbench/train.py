@@ -43,7 +43,7 @@ from snnbench.metrics import Counts, count_correct
 from snnbench.models.delays import delay_positions
 from snnbench.models.engines import Engine, require_engine
 from snnbench.models.losses import make_loss
-from snnbench.models.network import SpikingNetwork
+from snnbench.models.network_base import Network
 from snnbench.models.regularise import activity_loss
 from snnbench.paths import write_text
 from snnbench.profiling import NoProfile
@@ -114,7 +114,7 @@ class FitResult(NamedTuple):
     """How training ended."""
 
     status: Literal["finished", "diverged"]
-    network: SpikingNetwork | None
+    network: Network | None
     """With the chosen epoch's weights, on the run's device; None for a diverged run."""
     epochs_run: int
     chosen_epoch: int | None
@@ -317,11 +317,11 @@ class _Run:
         return self.history[self.history[-1].chosen_epoch - 1]
 
     @property
-    def evaluated(self) -> SpikingNetwork:
+    def evaluated(self) -> Network:
         """What is validated and kept: the network, or the average of its weights over the last steps."""
         if self.averaged is None:
             return self.network
-        network: SpikingNetwork = self.averaged.module
+        network: Network = self.averaged.module
         return network
 
     @property
@@ -550,7 +550,7 @@ def activity_warnings(name: str, spikes: Tensor, n_steps: int) -> list[str]:
     return warnings
 
 
-def make_optimiser(network: SpikingNetwork, spec: TrainSpec) -> torch.optim.Optimizer:
+def make_optimiser(network: Network, spec: TrainSpec) -> torch.optim.Optimizer:
     """The optimiser a spec names, over all weights; learned delays are a group of their own."""
     options: dict[str, Any] = {
         "lr": spec.lr,
@@ -570,7 +570,7 @@ def make_optimiser(network: SpikingNetwork, spec: TrainSpec) -> torch.optim.Opti
     return torch.optim.RMSprop(weights, alpha=squares, **options)
 
 
-def _parameter_groups(network: SpikingNetwork, spec: TrainSpec) -> Iterable[Any]:
+def _parameter_groups(network: Network, spec: TrainSpec) -> Iterable[Any]:
     """All parameters; with learned delays as two groups, and by what `lr` is multiplied in the second."""
     delays = delay_positions(network)
     if not delays:
@@ -583,7 +583,7 @@ def _parameter_groups(network: SpikingNetwork, spec: TrainSpec) -> Iterable[Any]
     ]
 
 
-def averaged_network(network: SpikingNetwork, spec: TrainSpec) -> Any:
+def averaged_network(network: Network, spec: TrainSpec) -> Any:
     """PyTorch's `AveragedModel`, which follows the average of the network's weights; None if not wanted."""
     if spec.ema_decay is None:
         return None

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from snnbench.metrics import Counts, count_by_group, count_correct
-from snnbench.model_spec import ModelSpec
 from snnbench.record import (
     DataIdentity,
     Environment,
@@ -65,25 +64,30 @@ def make_record(
     seed: int = 0,
     accuracy: float = 0.8,
     n_samples: int = 400,
-    spikes: float = 500.0,
+    spikes: float | None = 500.0,
     status: str = "finished",
     dirty: bool | None = False,
     model_keys: dict[str, Any] | None = None,
     train_keys: dict[str, Any] | None = None,
     fingerprint: str = "f" * 64,
 ) -> RunRecord:
-    """The record of one run of task `hd` (which pins no labels) or another TaskSpec."""
+    """The record of one run of task `hd` (which pins no labels) or another TaskSpec.
+
+    `spikes` is None for a model without spiking layers.
+    """
     task = load_task(task) if isinstance(task, str) else task
     predictions = make_predictions(
         n_classes=task.n_classes, accuracy=accuracy, n_samples=n_samples, seed=seed
     )
     data = make_data(task, predictions, fingerprint)
-    spec = RunSpec(
-        task=task,
-        model=ModelSpec(name=model, **(model_keys or {})),
-        train=TrainSpec(**(train_keys or {})),
-        seed=seed,
-        data_fingerprint=fingerprint,
+    spec = RunSpec.model_validate(
+        {
+            "task": task,
+            "model": {"name": model, **(model_keys or {})},
+            "train": TrainSpec(**(train_keys or {})),
+            "seed": seed,
+            "data_fingerprint": fingerprint,
+        }
     )
     finished = status == "finished"
     names = data.groups["test"]
@@ -110,7 +114,9 @@ def make_record(
             "test_reads": int(finished),
             "operations": (
                 Operations(
-                    spikes={"hidden_1": spikes + seed}, dense_macs=2e7, effective_acs=3e6 + seed
+                    spikes={} if spikes is None else {"hidden_1": spikes + seed},
+                    dense_macs=2e7,
+                    effective_acs=3e6 + seed,
                 )
                 if finished
                 else None

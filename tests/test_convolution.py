@@ -40,7 +40,9 @@ def random_weight(shape: ConvShape) -> nn.Parameter:
 
 
 def build(**changes: Any) -> SpikingNetwork:
-    return build_for(toy_spec(model__hidden=[6, 4], **changes), generator())
+    network = build_for(toy_spec(**{"model__hidden": [6, 4], **changes}), generator())
+    assert isinstance(network, SpikingNetwork)
+    return network
 
 
 @given(SHAPES)
@@ -118,13 +120,10 @@ def test_layers_are_filters_times_positions(recurrent_kernel: int | None):
 
 def test_initial_weights_have_the_scale_of_their_fan_in():
     narrow, wide = (
-        build_for(
-            toy_spec(
-                model__hidden=[300],
-                model__conv={"kernels": [k], "strides": [1], "recurrent_kernel": 3},
-                model__recurrent=True,
-            ),
-            generator(),
+        build(
+            model__hidden=[300],
+            model__conv={"kernels": [k], "strides": [1], "recurrent_kernel": 3},
+            model__recurrent=True,
         ).layers[0]
         for k in (2, 8)
     )

@@ -54,7 +54,9 @@ def random_spikes(n_steps: int = 12, n_batch: int = 2, n_in: int = 4) -> Tensor:
 
 def build(seed: int = 0, **changes: Any) -> tuple[SpikingNetwork, RunSpec]:
     spec = toy_spec(**changes)
-    return build_for(spec, generator(seed)), spec
+    network = build_for(spec, generator(seed))
+    assert isinstance(network, SpikingNetwork)
+    return network, spec
 
 
 def layers_of(network: SpikingNetwork) -> list[SpikingLayer]:
@@ -273,7 +275,7 @@ def test_training_narrows_the_gaussian_and_keeps_delays_within_their_bounds(tmp_
     spec = toy_spec(model__delays=LEARNED, train__delay_lr=2.0, train__epochs=8)
     train, valid = toy_split(60, seed=1), toy_split(20, seed=2)
     network = fit(spec, train, valid, folder=tmp_path, device=CPU).network
-    assert network is not None
+    assert isinstance(network, SpikingNetwork)
     (layer,) = layers_of(network)
     assert isinstance(layer.afferent, LearnedDelays)
     position = layer.afferent.position.detach()

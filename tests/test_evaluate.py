@@ -12,6 +12,7 @@ from snnbench.checkpoint import build_for
 from snnbench.data_prep.loader import SpikeLoader
 from snnbench.evaluate import predict, predict_loader
 from snnbench.models.layers import SpikingLayer
+from snnbench.models.network import SpikingNetwork
 from tests.toy_spikes import split_from_samples, toy_spec, toy_split
 
 CPU = torch.device("cpu")
@@ -97,6 +98,7 @@ def test_operations_of_delays_and_convolutions_equal_a_count_of_their_synapses(
 ):
     spec = toy_spec(model__hidden=[5, 4], model__recurrent=True, model__input_gain=8.0, **changes)
     network = build_for(spec, torch.Generator().manual_seed(0)).eval()
+    assert isinstance(network, SpikingNetwork)
     loader = SpikeLoader(toy_split(2, seed=1), spec, CPU)
     operations = predict_loader(network, loader).operations
     # a synapse is what a spike of one unit moves in the drive of another one, at one time

@@ -21,12 +21,15 @@ from snnbench.models.surrogate import DERIVATIVES
 from snnbench.sizes import count_operations, layer_sizes
 from snnbench.spec import make_run_spec, model_names
 from tests.commands import ROOT, snnbench, strict_json
-from tests.toy_spikes import toy_spec, toy_split
+from tests.toy_spikes import kind_of_model, toy_spec, toy_split
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("model", model_names())
+SPIKING = [name for name in model_names() if kind_of_model(name) == "spiking"]
+
+
+@pytest.mark.parametrize("model", SPIKING)
 @pytest.mark.parametrize("hidden", [[16], [16, 8, 5]])
 def test_sizes_are_those_of_the_network(model: str, hidden: list[int]):
     spec = toy_spec(model, model__hidden=hidden)

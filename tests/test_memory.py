@@ -58,8 +58,9 @@ def train(spec, n):
 
 engine, settings = json.loads(sys.argv[1])
 # what is loaded and compiled once belongs to no run
-train(toy_spec("rec-lif", train__recompute_steps=settings.get("train__recompute_steps")), 8)
-print(json.dumps(train(toy_spec("rec-lif", **settings), 256)))
+model = settings.pop("model", "rec-lif")
+train(toy_spec(model, train__recompute_steps=settings.get("train__recompute_steps")), 8)
+print(json.dumps(train(toy_spec(model, **settings), 256)))
 """
 
 
@@ -69,11 +70,14 @@ print(json.dumps(train(toy_spec("rec-lif", **settings), 256)))
         ("auto", {"model__hidden": [128, 384]}),
         ("auto", {"model__neuron__reset": "zero", "model__neuron__gradient_through_reset": True}),
         ("auto", {"train__recompute_steps": 50}),
+        ("auto", {"model": "lstm", "model__hidden": [128]}),
+        ("auto", {"model": "cnn", "model__kernel": [5, 3], "model__stride": [1, 2]}),
         ("reference", {}),
     ],
 )
 def test_the_estimate_is_near_what_training_takes(engine: Engine, changes: dict[str, Any]):
-    run = json.dumps([resolve_engine(engine, CPU), {**WIDE, **changes}])
+    wide = {k: v for k, v in WIDE.items() if changes.get("model") != "cnn" or k != "model__hidden"}
+    run = json.dumps([resolve_engine(engine, CPU), {**wide, **changes}])
     # a process of its own: one that has trained before has memory at hand
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, run], capture_output=True, text=True, cwd=ROOT

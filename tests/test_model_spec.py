@@ -192,7 +192,7 @@ def test_a_number_or_a_range():
         ({"delays": {"max_s": 0.1, "where": "out"}}, "model.delays.where: unknown where 'out'"),
         ({"delays": {"max_s": 0.1, "where": "hidden"}}, "hidden has one of them; add a layer"),
         ({"delays": {"kind": "fixed"}}, "model.delays.taps_s: is missing"),
-        ({"delays": {"kind": "fixed", "taps_s": []}}, "model.delays.taps_s: tuple should have at"),
+        ({"delays": {"kind": "fixed", "taps_s": []}}, "model.delays.taps_s: needs at least 1 of"),
         ({"delays": {"kind": "fixed", "taps_s": [-0.1]}}, "model.delays.taps_s.0"),
         ({"delays": {"kind": "fixed", "max_s": 0.1}}, "unknown key 'model.delays.max_s'"),
         (

@@ -75,6 +75,7 @@ def test_it_is_near_the_exact_product_and_so_are_its_gradients(seed: int, replic
 
 def network_and_batch(spec: RunSpec, engine: Engine) -> tuple[SpikingNetwork, Any]:
     network = build_for(spec, torch.Generator().manual_seed(0))
+    assert isinstance(network, SpikingNetwork)
     network.engine = engine
     [batch] = SpikeLoader(TRAIN, spec, CPU).event_batches(90, torch.Generator().manual_seed(1))
     return network, batch
@@ -150,6 +151,7 @@ def test_a_run_trains_and_is_tested_in_its_precision(tmp_path: Path) -> None:
     counts = [result.validation for result in results]
     assert all(c is not None and c.accuracy > 0.5 for c in counts)
     network, spec = load_network(tmp_path / "1" / "model.safetensors")
+    assert isinstance(network, SpikingNetwork)
     network.engine = engine
     assert (network.precision, spec) == ("bfloat16", specs[1])
     assert all(t.dtype == torch.float32 for t in network.state_dict().values())

@@ -22,7 +22,9 @@ CPU = torch.device("cpu")
 
 def network_and_spec() -> tuple[SpikingNetwork, RunSpec]:
     spec = toy_spec(model__hidden=[16, 8], model__recurrent=True, model__input_gain=6.0)
-    return build_for(spec, torch.Generator().manual_seed(0)), spec
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    assert isinstance(network, SpikingNetwork)
+    return network, spec
 
 
 def test_weights_are_named_by_what_they_connect():
@@ -140,6 +142,7 @@ def test_constants_are_shown_as_such_and_not_among_the_weights():
     tau, threshold = (snapshot.constants["hidden2"][name] for name in ("tau_mem_s", "threshold"))
     assert (tau.low, tau.high, tau.learned, threshold.learned) == (0.01, 0.1, True, False)
     assert tau.logarithmic
+    assert isinstance(network, SpikingNetwork)
     layer = network.layers[1]
     assert isinstance(layer, SpikingLayer)
     for name, values in (("tau_mem_s", tau.values), ("threshold", threshold.values)):

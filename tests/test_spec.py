@@ -80,6 +80,7 @@ def test_overrides_reach_every_level() -> None:
             "task.duration_s": 0.7,
         }
     )
+    assert isinstance(spec.model, ModelSpec)
     assert (spec.train.lr, spec.model.hidden, spec.task.duration_s) == (0.5, (7, 5), 0.7)
     assert (spec.model.neuron.tau_mem_s, spec.train.activity.upper) == (0.5, 3)
 
@@ -177,6 +178,9 @@ CHOICES: dict[str, tuple[Any, Any]] = {
     "model.hidden": ([64, 64], [32]),
     "model.surrogate.kind": ("triangle", "gaussian"),
     "model.readout.reduce": ("last", "sum"),
+    "model.readout.norm": ("batch", "none"),
+    "model.delays": ({"max_s": 0.1}, {"max_s": 0.2}),
+    "model.conv": ({"kernels": [3], "strides": [1]}, {"kernels": [5], "strides": [1]}),
     "model.norm": ("batch", "layer"),
     "train.betas": ([0.8, 0.999], [0.9, 0.99]),
     "model.dropout": (0.5, 0.25),
@@ -190,6 +194,8 @@ CHOICES: dict[str, tuple[Any, Any]] = {
 }
 # literals with one value so far, and kinds, each of which has keys of its own: see test_model_spec
 FIXED = {"task.protocol", "task.metric", "model.neuron.kind", "model.readout.kind"}
+# refused without delays that are learned: see test_model_spec
+FIXED |= {"train.delay_lr"}
 SPEC = run_spec()
 LEAVES = dict(leaves(SPEC.model_dump(mode="json")))
 

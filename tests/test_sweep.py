@@ -20,6 +20,7 @@ import torch
 from snnbench.cli.sweep import setting
 from snnbench.data_prep.store import Sample, SpikeDataset
 from snnbench.errors import SnnbenchError, UsageError
+from snnbench.model_spec import ModelSpec
 from snnbench.record import read_record
 from snnbench.spec import load_model, model_names, parse_overrides, task_names
 from snnbench.sweep import (
@@ -439,6 +440,7 @@ def test_run_show_and_best(
     record = read_record(Path(run_facts["folder"]) / "record.json")
     assert record.tuning_trials == 2
     assert record.spec.train.lr == facts["values"]["train.lr"]
+    assert isinstance(record.spec.model, ModelSpec)
     assert record.spec.model.dropout == facts["values"]["model.dropout"]
     assert record.spec.model.hidden == (8,)
 

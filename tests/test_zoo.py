@@ -13,7 +13,7 @@ from snnbench.evaluate import predict
 from snnbench.metrics import count_correct
 from snnbench.spec import load_model, make_run_spec, model_names, task_names
 from snnbench.train import fit
-from tests.toy_spikes import TOY_TASK, toy_split
+from tests.toy_spikes import SMALL, TOY_TASK, kind_of_model, toy_split
 
 CPU = torch.device("cpu")
 
@@ -60,15 +60,12 @@ def small(model: str) -> dict[str, Any]:
         "train.augment": {},
         "model.dropout": 0.0,
     }
-    if settings.get("kind") == "counts":
-        # classes differ by when channels fire, not by how often
-        del overrides["model.dropout"]
-        return {**overrides, "model.time_bins": 10, "train.lr": 5e-2}
-    if settings.get("kind") == "cnn":
-        return {**overrides, "model.channels": [8 for _ in settings["channels"]]}
+    if (kind := kind_of_model(model)) != "spiking":
+        # these are small
+        return {k: v for k, v in overrides.items() if k != "model.dropout"} | (
+            SMALL["counts"] if kind == "counts" else {}
+        )
     overrides["model.hidden"] = [24 for _ in settings["hidden"]]
-    if settings.get("kind") == "lstm":
-        return {**overrides, "train.lr": 2e-2}
     overrides["model.input_gain"] = 4.0
     if settings.get("norm") == "batch":
         # running figures take some tens of steps, and their time constants are longer than a sample

@@ -7,9 +7,22 @@ from typing import Any
 import numpy as np
 
 from snnbench.data_prep.store import SpikeSplit
-from snnbench.spec import RunSpec, make_run_spec
+from snnbench.spec import RunSpec, load_model, make_run_spec
 
 TOY_TASK = {"task.n_units": 12, "task.n_classes": 3, "task.duration_s": 0.2}
+SMALL: dict[str, dict[str, Any]] = {
+    "spiking": {"model.hidden": [16], "model.input_gain": 3.0, "model.dropout": 0.0},
+    "lstm": {"model.hidden": [16], "model.dropout": 0.0},
+    "cnn": {"model.channels": [8, 8], "model.dropout": 0.0},
+    # the classes differ in time only
+    "counts": {"model.time_bins": 6},
+}
+"""What makes a model of each kind small."""
+
+
+def kind_of_model(name: str) -> str:
+    """Kind of a model of the zoo."""
+    return str(load_model(name).model.get("kind", "spiking"))
 
 
 def toy_split(n_samples: int, seed: int) -> SpikeSplit:
@@ -42,15 +55,13 @@ def split_from_samples(times: list[Any], units: list[Any], labels: Any) -> Spike
 def toy_spec(model: str = "ff-lif", seed: int = 0, **overrides: Any) -> RunSpec:
     """A run on the toy data; write dots in keys as two underscores (train__lr=1e-3)."""
     quick = {
-        "model.hidden": [16],
-        "model.input_gain": 3.0,
+        **SMALL[kind_of_model(model)],
         "train.units_per_channel": 1,
         "train.bin_mode": "count",
         "train.batch_size": 32,
         "train.epochs": 4,
         "train.lr": 0.01,
         "train.patience": None,
-        "model.dropout": 0.0,
     }
     dotted = {key.replace("__", "."): value for key, value in overrides.items()}
     return make_run_spec(

@@ -123,7 +123,6 @@ def explained_text(card: str, spec: RunSpec, facts: dict[str, Any]) -> Any:
     def lines(*texts: str) -> Text:
         return Text("\n".join(texts))  # brackets are brackets here, and no markup
 
-    neuron, readout, surrogate = facts["neuron"], facts["readout"], facts["surrogate"]
     columns = ["layer", "inputs", "units", "weights", "recurrent", "parameters"]
     return Group(
         lines(
@@ -135,14 +134,8 @@ def explained_text(card: str, spec: RunSpec, facts: dict[str, Any]) -> Any:
         ),
         table(None, columns, [list(layer.values()) for layer in facts["layers"]]),
         lines(
-            *_section("Hidden units", [*neuron["equations"], neuron["spike"], neuron["reset"]]),
-            *_indented(_time_constants(neuron)),
-            *_indented(
-                [f"{name}: of each unit, {text}" for name, text in neuron["per_unit"].items()]
-            ),
-            *_section("Backward pass", [surrogate["formula"]]),
-            *_section("Readout", [*readout["equations"], f"logit = {readout['logit']}"]),
-            *_indented(_time_constants(readout)),
+            *_hidden(facts),
+            *_readout(facts["readout"]),
             *_section("Loss", [*facts["loss"][:1], *(f"+ {term}" for term in facts["loss"][1:])]),
             *_section(*_costs(spec, facts)),
             *_section(
@@ -150,6 +143,26 @@ def explained_text(card: str, spec: RunSpec, facts: dict[str, Any]) -> Any:
             ),
         ),
     )
+
+
+def _hidden(facts: dict[str, Any]) -> list[str]:
+    """Of neurons and their backward pass, or of a baseline's layers."""
+    if "hidden" in facts:
+        return _section("From the input to the readout", facts["hidden"])
+    neuron, per_unit = facts["neuron"], facts["neuron"]["per_unit"]
+    return [
+        *_section("Hidden units", [*neuron["equations"], neuron["spike"], neuron["reset"]]),
+        *_indented(_time_constants(neuron)),
+        *_indented([f"{name}: of each unit, {text}" for name, text in per_unit.items()]),
+        *_section("Backward pass", [facts["surrogate"]["formula"]]),
+    ]
+
+
+def _readout(readout: dict[str, Any]) -> list[str]:
+    return [
+        *_section("Readout", [*readout["equations"], f"logit = {readout['logit']}"]),
+        *_indented(_time_constants(readout)),
+    ]
 
 
 def _section(heading: str, content: list[str]) -> list[str]:
@@ -164,20 +177,31 @@ def _time_constants(facts: dict[str, Any]) -> list[str]:
     return [
         f"{tau['name'].removesuffix('_s')} = {tau['seconds'] * 1e3:g} ms, {tau['steps']:.3g} steps:"
         f" times {tau['decay_per_step']:.4f} in a step"
-        for tau in facts["time_constants"]
+        for tau in facts.get("time_constants", [])
     ]
 
 
 def _costs(spec: RunSpec, facts: dict[str, Any]) -> tuple[str, list[str]]:
-    sample = facts["per_sample"]
-    return (
-        f"Costs, if every unit fires at {sample['assumed_rate_hz']:g} Hz",
+    sample, spikes = facts["per_sample"], facts["per_sample"]["spikes"]
+    work = (
         [
-            f"{sample['input_spikes']:,.0f} input and {sum(sample['spikes'].values()):,.0f} hidden"
-            " spikes a sample",
+            f"{sample['input_spikes']:,.0f} input and {sum(spikes.values()):,.0f} hidden spikes a sample",
             f"{sample['effective_acs']:.3g} accumulates a sample, one for every spike and weight that"
             f" leaves its unit; {sample['dense_macs']:.3g} multiply-accumulates if every weight"
             " worked in every step",
+        ]
+        if spikes
+        else [
+            f"{sample['input_spikes']:,.0f} input spikes a sample, and no hidden ones",
+            f"{sample['dense_macs']:.3g} multiply-accumulates a sample; the first layer's, if done spike by"
+            f" spike, are {sample['effective_acs']:.3g} accumulates, one for every weight it meets",
+        ]
+    )
+    units = "every unit" if spikes else "every input"
+    return (
+        f"Costs, if {units} fires at {sample['assumed_rate_hz']:g} Hz",
+        [
+            *work,
             f"memory in training, batches of {spec.train.batch_size}: {facts['memory']['text']}",
         ],
     )

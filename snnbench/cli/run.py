@@ -499,7 +499,8 @@ def record_text(record: RunRecord, folder: Path) -> str:
     """A finished run in a few lines."""
     if record.test is None or record.validation is None or record.operations is None:
         return f"{record.run_id}: {record.status} after {record.epochs_run} epochs\n{folder}"
-    spikes = sum(record.operations.spikes.values())
+    hidden = record.operations.spikes
+    spikes = f"{sum(hidden.values()):.0f} hidden spikes" if hidden else "no hidden spikes"
     groups = ", ".join(f"{name} {c.accuracy:.1%}" for name, c in record.test_by_group.items())
     return "\n".join(
         [
@@ -507,7 +508,7 @@ def record_text(record: RunRecord, folder: Path) -> str:
             f" chosen on validation ({record.validation.accuracy:.2%})",
             f"test {record.test.accuracy:.2%} ({record.test.correct} of {record.test.total},"
             f" read once); by speaker: {groups}",
-            f"{spikes:.0f} hidden spikes and {record.operations.effective_acs:.3g} accumulates per"
+            f"{spikes} and {record.operations.effective_acs:.3g} accumulates per"
             f" sample, {record.n_parameters} parameters, {record.seconds_per_epoch:.1f} s per epoch",
             str(folder),
         ]
@@ -520,13 +521,21 @@ def bench_text(records: list[RunRecord], folders: list[Path]) -> Any:
 
     rows = []
     for r in records:
-        spikes = round(sum(r.operations.spikes.values())) if r.operations else None
+        spikes = r.operations.spikes if r.operations else {}
         valid = f"{r.validation.accuracy:.2%}" if r.validation else ""
         test = f"{r.test.accuracy:.2%}" if r.test else r.status
         counts = f"{r.test.correct}/{r.test.total}" if r.test else ""
         epoch = r.chosen_epoch or r.epochs_run
         rows.append(
-            [r.spec.seed, epoch, valid, test, counts, spikes, round(r.seconds_per_epoch, 1)]
+            [
+                r.spec.seed,
+                epoch,
+                valid,
+                test,
+                counts,
+                round(sum(spikes.values())) if spikes else "–",
+                round(r.seconds_per_epoch, 1),
+            ]
         )
     columns = ["seed", "epoch", "validation", "test", "correct", "spikes", "s/epoch"]
     facts = summary_facts(records)["accuracy"]
