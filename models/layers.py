@@ -160,6 +160,24 @@ class SpikingLayer(nn.Module):
         """
         return self.weight if self.afferent is None else None
 
+    @torch.no_grad()
+    def matrices(self) -> dict[str, Tensor]:
+        """Weights as they are at work, each of shape (unit, input), by words that follow the connection's
+        name: none where there is one matrix, and how much later a spike arrives with a delay line.
+        """
+        if isinstance(self.afferent, DelayLine):
+            delays_ms = [1e3 * d * self.dt_s for d in self.afferent.bins]
+            taps = self.afferent.weight.chunk(len(delays_ms), dim=1)
+            return {f", {ms:g} ms later": w for ms, w in zip(delays_ms, taps, strict=True)}
+        if isinstance(self.afferent, ChannelConvolution):
+            # what a spike of each input does
+            return {
+                "": self.afferent(
+                    torch.eye(self.n_in, device=self.afferent.weight.device)[:, None]
+                )[:, 0].t()
+            }
+        return {"": self.weight if self.afferent is None else self.afferent.weight}
+
     @property
     def recurrence(self) -> Tensor | None:
         """V, shape (unit, unit); None without recurrence."""

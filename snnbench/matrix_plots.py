@@ -65,8 +65,8 @@ def weight_matrices(
 
     def draw(connection: str, rows: _Side, columns: _Side, order: str) -> None:
         figures[connection] = _matrix_pair(
-            before.weights[connection],
-            after.weights[connection],
+            before.matrices[connection],
+            after.matrices[connection],
             rows,
             columns,
             title=title,
@@ -77,23 +77,25 @@ def weight_matrices(
     if not after.rates_hz:
         return figures
     below = "input"
-    n_inputs = after.weights["input to hidden1"].shape[1]
+    n_inputs = _into(after, "input to hidden1")[0][1].shape[1]
     columns = _Side("Input channel", np.arange(n_inputs))
     for layer in after.rates_hz:
-        weights = after.weights[f"{below} to {layer}"]
-        heard = best_input_order(weights[:, columns.order])
+        leading = _into(after, f"{below} to {layer}")
+        # of a delay line, over all taps
+        heard = best_input_order(np.sum([w for _, w in leading], axis=0)[:, columns.order])
         place = (
             "the channel they hear best" if below == "input" else f"what of {below} they hear best"
         )
         rows = _Side(f"{layer} unit", heard)
-        draw(f"{below} to {layer}", rows, columns, place)
-        if (within := f"within {layer}") in after.weights:
+        for connection, _ in leading:
+            draw(connection, rows, columns, place)
+        if (within := f"within {layer}") in after.matrices:
             tau = after.constants.get(layer, {}).get("tau_mem_s")
             order = heard if tau is None else np.argsort(tau.values, kind="stable")
             to, of = (_Side(f"{side} {layer} unit", order) for side in ("To", "From"))
             draw(within, to, of, place if tau is None else "tau_mem, short to long")
         below, columns = layer, rows._replace(label=f"{layer} unit, in the order of its own matrix")
-    order = vote_order(after.weights[f"{below} to readout"])
+    order = vote_order(after.matrices[f"{below} to readout"])
     named = classes if len(classes) <= _CLASSES_NAMED else ()
     rows = _Side("Class", np.arange(len(classes)), named)
     voters = _Side(f"{below} unit", order)
@@ -101,12 +103,19 @@ def weight_matrices(
     return figures
 
 
+def _into(snapshot: Snapshot, connection: str) -> list[tuple[str, NDArray[np.float32]]]:
+    """The matrices of a connection, more than one where it is a delay line, with their names."""
+    return [
+        (name, w) for name, w in snapshot.matrices.items() if name.partition(", ")[0] == connection
+    ]
+
+
 def delay_matrix(
     before: Snapshot, after: Snapshot, *, title: str = "Delays", note: str = ""
 ) -> Figure:
     """Delays of the first connection that has them, in ms, as an image: a row for each unit."""
     connection, new = next(iter(after.delays_s.items()))
-    weights = after.weights.get(connection)
+    weights = after.matrices.get(connection)
     order = delay_order(new, np.ones_like(new) if weights is None else weights)
     below, _, layer = connection.partition(" to ")
     rows = _Side(f"{layer} unit", order)

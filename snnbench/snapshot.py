@@ -18,6 +18,7 @@ from snnbench.data_prep.loader import SpikeLoader
 from snnbench.evaluate import evaluating
 from snnbench.models.constants import UnitConstant
 from snnbench.models.layers import SpikingLayer
+from snnbench.models.network import SpikingNetwork
 from snnbench.models.network_base import Network
 from snnbench.seeding import deterministic
 from snnbench.sizes import EVALUATION_BATCH
@@ -57,6 +58,10 @@ class Snapshot(NamedTuple):
     weights: dict[str, NDArray[np.float32]]
     """All trained numbers but constants and delays, in their shapes, by what they lead from and to: `input to
     hidden1`, `within hidden1`, of shape (to, from)."""
+    matrices: dict[str, NDArray[np.float32]]
+    """Weights of spiking layers as they are at work, of shape (unit, input), by the same names: a delay line
+    has one for each tap, `hidden1 to hidden2, 50 ms later`, and those of a convolution stand at every place
+    where they are used."""
     rates_hz: dict[str, NDArray[np.float64]]
     """Mean rate of every unit over the samples, one array of shape (unit,) per hidden layer that spikes."""
     activity_hz: dict[str, NDArray[np.float64]]
@@ -112,6 +117,7 @@ def take_snapshot(
                 for name, p in network.named_parameters()
                 if not _is_constant_or_delay(name)
             },
+            matrices=_matrices(network),
             rates_hz={
                 name: spikes[:, :n].sum(dim=0).double().mean(dim=0).cpu().numpy()
                 / spec.task.duration_s
@@ -142,6 +148,19 @@ def _spiking_layers(network: nn.Module) -> dict[str, SpikingLayer]:
     """By name; empty for a network without spikes."""
     layers = [module for module in network.modules() if isinstance(module, SpikingLayer)]
     return {f"hidden{i}": layer for i, layer in enumerate(layers, start=1)}
+
+
+def _matrices(network: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Of hidden layers and the readout of a spiking network, from the input on."""
+    layers = _spiking_layers(network)
+    matrices: dict[str, NDArray[np.float32]] = {}
+    for connection, (name, layer) in zip(_feedforward([*layers]), layers.items(), strict=True):
+        matrices |= {connection + words: _array(w) for words, w in layer.matrices().items()}
+        if layer.recurrence is not None:
+            matrices[f"within {name}"] = _array(layer.recurrence)
+    if isinstance(network, SpikingNetwork):
+        matrices[f"hidden{len(layers)} to readout"] = _array(network.readout.weight)
+    return matrices
 
 
 def _feedforward(names: list[str]) -> list[str]:

@@ -27,8 +27,10 @@ def make_snapshot(seed: int, scale: float, layers: int = 2, predicted: int = 0) 
         values = rng.uniform(low, high, N_UNITS).astype("f4")
         return UnitValues(values, low, high, learned, logarithmic=True)
 
+    weights = {n: (rng.normal(size=shape) * scale).astype("f4") for n, shape in shapes.items()}
     return Snapshot(
-        weights={n: (rng.normal(size=shape) * scale).astype("f4") for n, shape in shapes.items()},
+        weights=weights,
+        matrices=weights,
         rates_hz={name: rng.exponential(5 * scale, N_UNITS) for name in names},
         activity_hz={name: rng.exponential(5 * scale, N_STEPS) for name in ("input", *names)},
         constants={
@@ -51,11 +53,13 @@ def make_snapshot(seed: int, scale: float, layers: int = 2, predicted: int = 0) 
 def silent_snapshot() -> Snapshot:
     """Of a feedforward network whose every number is zero, and which has no constants of its units."""
     nothing = np.zeros(0, int)
+    weights = {
+        "input to hidden1": np.zeros((4, 5), "f4"),
+        "hidden1 to readout": np.zeros((3, 4), "f4"),
+    }
     return Snapshot(
-        weights={
-            "input to hidden1": np.zeros((4, 5), "f4"),
-            "hidden1 to readout": np.zeros((3, 4), "f4"),
-        },
+        weights=weights,
+        matrices=weights,
         rates_hz={"hidden1": np.zeros(4)},
         activity_hz={"input": np.zeros(6), "hidden1": np.zeros(6)},
         constants={},

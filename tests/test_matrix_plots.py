@@ -30,7 +30,7 @@ def test_there_is_an_image_of_every_matrix():
     assert set(figures) == set(AFTER.weights)
     for connection, figure in figures.items():
         for drawn, snapshot in zip(images(figure), (BEFORE, AFTER), strict=True):
-            weights = snapshot.weights[connection]
+            weights = snapshot.matrices[connection]
             assert drawn.shape == weights.shape
             np.testing.assert_array_equal(np.sort(drawn, axis=None), np.sort(weights, axis=None))
         assert connection in figure.texts[1].get_text()
@@ -40,10 +40,10 @@ def test_before_and_after_have_one_order_and_one_scale():
     # where every weight before is the place of the weight after, the drawn one tells which that was
     weights = {n: np.arange(w.size, dtype="f4").reshape(w.shape) for n, w in AFTER.weights.items()}
     for connection, figure in weight_matrices(
-        AFTER._replace(weights=weights), AFTER, CLASSES
+        AFTER._replace(matrices=weights), AFTER, CLASSES
     ).items():
         places, drawn = images(figure)
-        np.testing.assert_array_equal(drawn, AFTER.weights[connection].flat[places.astype(int)])
+        np.testing.assert_array_equal(drawn, AFTER.matrices[connection].flat[places.astype(int)])
         limits = [axes.images[0].get_clim() for axes in figure.axes[:2]]
         assert limits[0] == limits[1]
         assert -limits[0][0] == limits[0][1] > 0
@@ -51,14 +51,14 @@ def test_before_and_after_have_one_order_and_one_scale():
 
 def test_every_matrix_has_the_order_of_its_layers():
     figures = weight_matrices(BEFORE, AFTER, CLASSES)
-    first = AFTER.weights["input to hidden1"]
+    first = AFTER.matrices["input to hidden1"]
     below = best_input_order(first)
     np.testing.assert_array_equal(images(figures["input to hidden1"])[1], first[below])
-    second = AFTER.weights["hidden1 to hidden2"][:, below]
+    second = AFTER.matrices["hidden1 to hidden2"][:, below]
     np.testing.assert_array_equal(
         images(figures["hidden1 to hidden2"])[1], second[best_input_order(second)]
     )
-    votes = AFTER.weights["hidden2 to readout"]
+    votes = AFTER.matrices["hidden2 to readout"]
     np.testing.assert_array_equal(
         images(figures["hidden2 to readout"])[1], votes[:, vote_order(votes)]
     )
@@ -68,13 +68,13 @@ def test_a_recurrent_matrix_goes_by_time_constants_where_units_have_them():
     tau = AFTER.constants["hidden1"]["tau_mem_s"].values
     order = np.argsort(tau)
     figure = weight_matrices(BEFORE, AFTER, CLASSES)["within hidden1"]
-    within = AFTER.weights["within hidden1"]
+    within = AFTER.matrices["within hidden1"]
     np.testing.assert_array_equal(images(figure)[1], within[order][:, order])
     assert "tau_mem" in figure.texts[1].get_text()
 
     plain = AFTER._replace(constants={})
     figure = weight_matrices(BEFORE, plain, CLASSES)["within hidden1"]
-    order = best_input_order(AFTER.weights["input to hidden1"])
+    order = best_input_order(AFTER.matrices["input to hidden1"])
     np.testing.assert_array_equal(images(figure)[1], within[order][:, order])
     assert "channel" in figure.texts[1].get_text()
 
@@ -107,13 +107,13 @@ def test_delays_count_as_much_as_their_weights():
 def test_the_delay_matrix_is_in_ms_from_zero():
     figure = delay_matrix(BEFORE, AFTER)
     delays = AFTER.delays_s["input to hidden1"]
-    order = delay_order(delays, AFTER.weights["input to hidden1"])
+    order = delay_order(delays, AFTER.matrices["input to hidden1"])
     np.testing.assert_allclose(images(figure)[1], 1e3 * delays[order], rtol=1e-6)
     low, high = figure.axes[1].images[0].get_clim()
     assert low == 0
     assert 95 < high <= 100
     # a connection whose weights go by another name has a picture, too
-    nameless = AFTER._replace(weights={})
+    nameless = AFTER._replace(matrices={})
     np.testing.assert_allclose(
         images(delay_matrix(BEFORE, nameless))[1],
         1e3 * delays[np.argsort(delays.mean(axis=1))],
@@ -124,7 +124,7 @@ def test_the_delay_matrix_is_in_ms_from_zero():
 def test_classes_have_their_names_where_there_is_room():
     def labels(n: int) -> list[str]:
         many = AFTER._replace(
-            weights={**AFTER.weights, "hidden2 to readout": np.eye(n, 40, dtype="f4")}
+            matrices={**AFTER.matrices, "hidden2 to readout": np.eye(n, 40, dtype="f4")}
         )
         names = [f"class {i}" for i in range(n)]
         axes = weight_matrices(many, many, names)["hidden2 to readout"].axes[0]
@@ -135,7 +135,7 @@ def test_classes_have_their_names_where_there_is_room():
 
 
 def test_without_hidden_layers_there_is_no_matrix():
-    without = AFTER._replace(rates_hz={}, weights={"readout.weight": np.ones((3, 4), "f4")})
+    without = AFTER._replace(rates_hz={}, matrices={"readout.weight": np.ones((3, 4), "f4")})
     assert weight_matrices(without, without, CLASSES) == {}
 
 

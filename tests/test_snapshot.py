@@ -64,6 +64,36 @@ def test_delays_and_convolutions_are_named_likewise(changes: dict[str, Any], nam
     assert set(snapshot.weights) == names | common
 
 
+@pytest.mark.parametrize(
+    ("changes", "n_first"),
+    [
+        ({"model__delays": {"kind": "fixed", "taps_s": [0.0, 0.02, 0.05]}}, 3),
+        ({"model__conv": {"kernels": [3, 5], "strides": [2, 1], "recurrent_kernel": 3}}, 1),
+        ({"model__delays": {"max_s": 0.05, "where": "hidden"}}, 1),
+    ],
+    ids=["line", "conv", "delays"],
+)
+def test_matrices_are_what_a_spike_of_each_input_does(changes: dict[str, Any], n_first: int):
+    spec = toy_spec(model__hidden=[4, 3], model__recurrent=True, **changes)
+    network = build_for(spec, torch.Generator().manual_seed(0)).eval()
+    assert isinstance(network, SpikingNetwork)
+    matrices = take_snapshot(network, SpikeLoader(toy_split(5, seed=1), spec, CPU), spec).matrices
+    first = {name: w for name, w in matrices.items() if name.startswith("input to hidden1")}
+    assert len(first) == n_first
+    layer = network._layers[0]
+    if n_first == 3:
+        assert list(first)[1:] == ["input to hidden1, 20 ms later", "input to hidden1, 50 ms later"]
+    for channel in range(12):
+        impulse = torch.zeros(8, 1, 12)
+        impulse[0, 0, channel] = 1
+        heard = impulse @ layer.weight.t() if layer.afferent is None else layer.afferent(impulse)
+        total = sum(w[:, channel] for w in first.values())
+        np.testing.assert_allclose(heard.sum(dim=0)[0].detach(), total, rtol=1e-5, atol=1e-6)
+    assert layer.recurrence is not None
+    np.testing.assert_array_equal(matrices["within hidden1"], layer.recurrence.detach())
+    assert all(w.ndim == 2 for w in matrices.values())
+
+
 def test_a_snapshot_keeps_its_weights_while_the_network_trains_on():
     network, spec = network_and_spec()
     weights = take_snapshot(network, SpikeLoader(toy_split(20, seed=1), spec, CPU), spec).weights
