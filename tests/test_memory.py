@@ -71,7 +71,15 @@ print(json.dumps(train(toy_spec(model, **settings), 256)))
         ("auto", {"model__neuron__reset": "zero", "model__neuron__gradient_through_reset": True}),
         ("auto", {"train__recompute_steps": 50}),
         ("auto", {"model": "lstm", "model__hidden": [128]}),
-        ("auto", {"model": "cnn", "model__kernel": [5, 3], "model__stride": [1, 2]}),
+        (
+            "auto",
+            {
+                "model": "cnn",
+                "model__channels": [32, 32],
+                "model__kernel": [5, 3],
+                "model__stride": [1, 2],
+            },
+        ),
         ("reference", {}),
     ],
 )
