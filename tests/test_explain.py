@@ -19,9 +19,9 @@ from snnbench.explain import ASSUMED_RATE_HZ, explain, explain_surrogate
 from snnbench.model_spec import SurrogateSpec
 from snnbench.models.surrogate import DERIVATIVES
 from snnbench.sizes import count_operations, layer_sizes
-from snnbench.spec import make_run_spec, model_names
+from snnbench.spec import RunSpec, make_run_spec, model_names
 from tests.commands import ROOT, snnbench, strict_json
-from tests.toy_spikes import kind_of_model, toy_spec, toy_split
+from tests.toy_spikes import kind_of_model, small, toy_spec, toy_split
 
 CPU = torch.device("cpu")
 
@@ -29,10 +29,18 @@ CPU = torch.device("cpu")
 SPIKING = [name for name in model_names() if kind_of_model(name) == "spiking"]
 
 
-@pytest.mark.parametrize("model", SPIKING)
-@pytest.mark.parametrize("hidden", [[16], [16, 8, 5]])
-def test_sizes_are_those_of_the_network(model: str, hidden: list[int]):
-    spec = toy_spec(model, model__hidden=hidden)
+ZOO = [
+    make_run_spec("digits-synthetic", model, seed=0, data_fingerprint="toy", overrides=small(model))
+    for model in SPIKING
+]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [*ZOO, *(toy_spec(name, model__hidden=[16, 8, 5]) for name in ("ff-lif", "rec-lif"))],
+    ids=lambda spec: f"{spec.model.name}-{len(spec.model.hidden)}",
+)
+def test_sizes_are_those_of_the_network(spec: RunSpec):
     network = build_for(spec, torch.Generator())
     assert layer_sizes(spec) == sizes_of(network)
     layers = explain(spec)["layers"]

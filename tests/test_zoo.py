@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from snnbench.evaluate import predict
 from snnbench.metrics import count_correct
 from snnbench.spec import load_model, make_run_spec, model_names, task_names
 from snnbench.train import fit
-from tests.toy_spikes import SMALL, TOY_TASK, kind_of_model, toy_split
+from tests.toy_spikes import small, toy_split
 
 CPU = torch.device("cpu")
 
@@ -43,42 +42,6 @@ def test_names_its_source_and_searches_what_exists(model: str):
 def test_has_a_card(model: str):
     card = Path(__file__).resolve().parents[1] / "models" / "cards" / f"{model}.md"
     assert card.read_text("utf-8").startswith(f"# {model}")
-
-
-def small(model: str) -> dict[str, Any]:
-    """Overrides that bring a model to the size of the toy data: 12 channels, 0.2 s, three classes."""
-    settings = load_model(model).model
-    overrides: dict[str, Any] = {
-        **TOY_TASK,
-        "train.dt_s": 0.005,
-        "train.units_per_channel": 1,
-        "train.bin_mode": "count",
-        "train.batch_size": 32,
-        "train.epochs": 10,
-        "train.lr": 5e-3,
-        "train.ema_decay": None,
-        "train.augment": {},
-        "model.dropout": 0.0,
-    }
-    if (kind := kind_of_model(model)) != "spiking":
-        # these are small
-        return {k: v for k, v in overrides.items() if k != "model.dropout"} | (
-            SMALL["counts"] if kind == "counts" else {}
-        )
-    overrides["model.hidden"] = [24 for _ in settings["hidden"]]
-    overrides["model.input_gain"] = 4.0
-    if settings.get("norm") == "batch":
-        # running figures take some tens of steps, and their time constants are longer than a sample
-        overrides |= {"train.lr": 1e-2, "train.epochs": 25}
-    if "conv" in settings:
-        overrides["model.hidden"] = [4 for _ in settings["hidden"]]
-        overrides["model.conv.kernels"] = [5 for _ in settings["hidden"]]
-        overrides["model.conv.strides"] = [1 for _ in settings["hidden"]]
-    if "max_s" in settings.get("delays", {}):
-        overrides |= {"model.delays.max_s": 0.03, "train.schedule": "constant"}
-    if "taps_s" in settings.get("delays", {}):
-        overrides["model.delays.taps_s"] = [0.0, 0.02, 0.04]
-    return overrides
 
 
 @pytest.mark.parametrize("model", model_names())

@@ -71,3 +71,39 @@ def toy_spec(model: str = "ff-lif", seed: int = 0, **overrides: Any) -> RunSpec:
         data_fingerprint="toy",
         overrides={**TOY_TASK, **quick, **dotted},
     )
+
+
+def small(model: str) -> dict[str, Any]:
+    """Overrides that bring a model to the size of the toy data: 12 channels, 0.2 s, three classes."""
+    settings = load_model(model).model
+    overrides: dict[str, Any] = {
+        **TOY_TASK,
+        "train.dt_s": 0.005,
+        "train.units_per_channel": 1,
+        "train.bin_mode": "count",
+        "train.batch_size": 32,
+        "train.epochs": 10,
+        "train.lr": 5e-3,
+        "train.ema_decay": None,
+        "train.augment": {},
+        "model.dropout": 0.0,
+    }
+    if (kind := kind_of_model(model)) != "spiking":
+        # these are small
+        return {k: v for k, v in overrides.items() if k != "model.dropout"} | (
+            SMALL["counts"] if kind == "counts" else {}
+        )
+    overrides["model.hidden"] = [24 for _ in settings["hidden"]]
+    overrides["model.input_gain"] = 4.0
+    if settings.get("norm") == "batch":
+        # running figures take some tens of steps, and their time constants are longer than a sample
+        overrides |= {"train.lr": 1e-2, "train.epochs": 25}
+    if "conv" in settings:
+        overrides["model.hidden"] = [4 for _ in settings["hidden"]]
+        overrides["model.conv.kernels"] = [5 for _ in settings["hidden"]]
+        overrides["model.conv.strides"] = [1 for _ in settings["hidden"]]
+    if "max_s" in settings.get("delays", {}):
+        overrides |= {"model.delays.max_s": 0.03, "train.schedule": "constant"}
+    if "taps_s" in settings.get("delays", {}):
+        overrides["model.delays.taps_s"] = [0.0, 0.02, 0.04]
+    return overrides
