@@ -254,9 +254,9 @@ def bin_events(
     n_samples
         Number of samples, some of which may have no spike.
     """
-    return bin_spikes(
-        *_by_sample(times_s.numpy(), units.numpy(), samples.numpy(), n_samples), binning
-    )
+    grouped = _by_sample(times_s.numpy(), units.numpy(), samples.numpy(), n_samples)
+    of_sample, units_of_sample, offsets = grouped
+    return bin_spikes(of_sample, units_of_sample, offsets, binning)
 
 
 @njit(cache=True, error_model="numpy")
