@@ -100,13 +100,13 @@ def test_what_does_not_fit_is_told_with_its_key(model: str, key: str, value: Any
 
 
 def test_a_changed_kind_leaves_out_what_the_entry_says_of_the_old_one():
-    # ff-lif sets tau_syn_s, for hd in its overrides as well, and adlif has none
+    # ff-lif sets tau_syn_s, which adlif has not, and for hd a norm, which a spiking readout has not
     spec = run_spec("ff-lif", {"model.neuron.kind": "adlif"})
     assert isinstance(spec.model, ModelSpec)
     assert spec.model.neuron == AdlifSpec(kind="adlif", tau_mem_s=0.06)
     counted = run_spec("ff-lif", {"model.readout.kind": "spike-count"})
     assert isinstance(counted.model, ModelSpec)
-    assert (counted.model.readout.kind, counted.model.readout.tau_syn_s) == ("spike-count", 0.02)
+    assert (counted.model.readout.kind, counted.model.readout.tau_syn_s) == ("spike-count", 0.01)
     baseline = run_spec("ff-lif", {"model.kind": "counts", "model.time_bins": 2})
     assert baseline.model == CountsSpec(name="ff-lif", kind="counts", time_bins=2)
 

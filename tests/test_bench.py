@@ -44,6 +44,7 @@ QUICK = {
     "train.patience": None,
     "train.dt_s": 0.01,
     "model.dropout": 0.0,
+    "model.readout": {},
     "train.units_per_channel": 20,
 }
 

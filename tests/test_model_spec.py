@@ -75,8 +75,10 @@ def run_refusal(**overrides: Any) -> str:
 
 
 def run_spec(**overrides: Any) -> RunSpec:
-    """Two underscores in a key are a dot."""
+    """Of a plain network; two underscores in a key are a dot."""
     dotted = {key.replace("__", "."): value for key, value in overrides.items()}
+    if not any(key.startswith("model.readout") for key in dotted):
+        dotted["model.readout"] = {}
     return make_run_spec("hd", "ff-lif", seed=0, data_fingerprint="f", overrides=dotted)
 
 

@@ -52,8 +52,7 @@ def split(
     trains on the others. Called again, it takes folds that are there as they are.
 
     \b
-    Example: snnbench data split hd.h5 --test-groups 10,11 --valid-groups 08,09 --out other.h5
-             snnbench data split hd.h5 --folds 5 --out folds
+    Example: snnbench data split hd.h5 --folds 5 --out folds
     """
     from snnbench.cli.convert import group_names
     from snnbench.data_prep.resplit import HeldOut, deal_folds
