@@ -18,7 +18,7 @@ from snnbench.leaderboards.table import Row, make_tables, verify_roots
 from snnbench.record import RunRecord
 from snnbench.spec import make_run_spec
 from snnbench.tracking import NullTracker
-from tests.commands import snnbench
+from tests.commands import snnbench, strict_json
 from tests.factories import make_run_folders
 from tests.tiny_data import write_dataset
 
@@ -67,6 +67,15 @@ def test_a_finished_run_predicts_the_same_again(data: Path, finished: tuple[RunR
     with SpikeDataset.open(data) as dataset:
         _, _, different = evaluate_again(finished[1], dataset, CPU)
     assert different == 0
+
+
+def test_a_run_is_drawn_again_with_what_it_has(
+    data: Path, finished: tuple[RunRecord, Path], tmp_path: Path
+):
+    facts = strict_json(
+        snnbench("models", "plot", finished[1], "--data", data, "--out", tmp_path, "--json").out
+    )
+    assert {Path(file).stem for file in facts["files"]} == {"weights"}
 
 
 def test_a_row_is_added_verified_and_shown_without_spikes(
