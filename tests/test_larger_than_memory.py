@@ -28,7 +28,8 @@ from snnbench.data_prep.store import SpikeDataset
 from snnbench.errors import SnnbenchError
 from snnbench.spec import make_run_spec
 
-spec = make_run_spec("hd", "ff-lif", seed=0, data_fingerprint="", overrides={"train.dt_s": 0.01})
+plain = {"train.dt_s": 0.01, "train.bin_mode": "count"}
+spec = make_run_spec("hd", "ff-lif", seed=0, data_fingerprint="", overrides=plain)
 torch.set_num_threads(1)
 limit, step = int(sys.argv[1]), sys.argv[2]
 for path in sys.argv[3:]:
