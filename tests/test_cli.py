@@ -116,7 +116,8 @@ def test_every_command_has_json() -> None:
     for path, command in leaf_commands():
         assert "--json" in {o for p in command.params for o in p.opts}, path
     told = {" ".join(path) for path, _ in leaf_commands()}
-    # `data cochlea` and `data split` have tests of their own; quickstart makes the synthetic speech, which takes minutes
+    # `data cochlea` and `data split` have tests of their own; quickstart makes the synthetic speech,
+    # which takes minutes
     elsewhere = {"data cochlea", "data split", "data get", "quickstart", "reproduce list"} | SWEEP
     assert told - set(JSON_COMMANDS) <= elsewhere
 
