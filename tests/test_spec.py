@@ -29,8 +29,13 @@ from snnbench.spec import (
 from snnbench.spec_base import validated, with_overrides
 
 
+# of what the entry sets for hd, since keys that exclude each other are changed one by one
+PLAIN: dict[str, Any] = {"model.readout": {}, "train.augment": {}}
+
+
 def run_spec(**overrides: Any) -> RunSpec:
-    return make_run_spec("hd", "ff-lif", seed=0, data_fingerprint="f", overrides=overrides)
+    changes = {**PLAIN, **overrides}
+    return make_run_spec("hd", "ff-lif", seed=0, data_fingerprint="f", overrides=changes)
 
 
 def refusal(**overrides: Any) -> str:
