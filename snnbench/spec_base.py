@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -59,7 +60,7 @@ def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dic
             if not isinstance(child, dict):
                 raise UsageError(f"{key}: {'.'.join(parents[: depth + 1])} has no keys of its own")
             node = child
-        node[leaf] = value
+        node[leaf] = deepcopy(value)  # a later key may reach into it
     return result
 
 

@@ -29,13 +29,10 @@ from snnbench.spec import (
 from snnbench.spec_base import validated, with_overrides
 
 
-# of what the entry sets for hd, since keys that exclude each other are changed one by one
-PLAIN: dict[str, Any] = {"model.readout": {}, "train.augment": {}}
-
-
 def run_spec(**overrides: Any) -> RunSpec:
-    changes = {**PLAIN, **overrides}
-    return make_run_spec("hd", "ff-lif", seed=0, data_fingerprint="f", overrides=changes)
+    # without some of what the entry sets for hd: keys that exclude each other are changed one by one
+    plain = {"model.readout": {}, "train.augment": {}, **overrides}
+    return make_run_spec("hd", "ff-lif", seed=0, data_fingerprint="f", overrides=plain)
 
 
 def refusal(**overrides: Any) -> str:
@@ -228,7 +225,8 @@ def test_the_digest_is_the_same_in_every_process() -> None:
         "print(make_run_spec('hd', 'ff-lif', seed=0, data_fingerprint='f').run_id)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == SPEC.run_id
+    here = make_run_spec("hd", "ff-lif", seed=0, data_fingerprint="f")
+    assert done.stdout.strip() == here.run_id
     assert SPEC.run_id == f"hd-ff-lif-seed0-{SPEC.digest[:10]}"
 
 
@@ -238,6 +236,12 @@ def test_the_digest_does_not_see_the_order_of_keys_or_a_round_trip() -> None:
     assert validated(RunSpec, turned, "run").digest == SPEC.digest
     assert RunSpec.model_validate_json(SPEC.model_dump_json()).digest == SPEC.digest
     assert validated(RunSpec, json.loads(SPEC.canonical_json()), "run") == SPEC
+
+
+def test_overrides_stay_as_they_are_given() -> None:
+    overrides = {"train.augment": {}, "train.augment.noise_hz": 1.0}
+    assert run_spec(**overrides).train.augment.noise_hz == 1.0
+    assert overrides == {"train.augment": {}, "train.augment.noise_hz": 1.0}
 
 
 def test_a_key_with_its_default_is_not_in_the_digest() -> None:
