@@ -170,12 +170,8 @@ class SpikingLayer(nn.Module):
             taps = self.afferent.weight.chunk(len(delays_ms), dim=1)
             return {f", {ms:g} ms later": w for ms, w in zip(delays_ms, taps, strict=True)}
         if isinstance(self.afferent, ChannelConvolution):
-            # what a spike of each input does
-            return {
-                "": self.afferent(
-                    torch.eye(self.n_in, device=self.afferent.weight.device)[:, None]
-                )[:, 0].t()
-            }
+            spike_of_each = torch.eye(self.n_in, device=self.afferent.weight.device)[:, None]
+            return {"": self.afferent(spike_of_each)[:, 0].t()}
         return {"": self.weight if self.afferent is None else self.afferent.weight}
 
     @property

@@ -136,7 +136,7 @@ def take_snapshot(
                 for connection, layer in zip(
                     _feedforward(names), _spiking_layers(network).values(), strict=True
                 )
-                if (delays := getattr(layer, "delays_s", None)) is not None
+                if (delays := layer.delays_s) is not None
             },
             sample=sample,
             rasters={name: _raster(spikes) for name, spikes in raster.items()},
@@ -156,8 +156,8 @@ def _matrices(network: nn.Module) -> dict[str, NDArray[np.float32]]:
     matrices: dict[str, NDArray[np.float32]] = {}
     for connection, (name, layer) in zip(_feedforward([*layers]), layers.items(), strict=True):
         matrices |= {connection + words: _array(w) for words, w in layer.matrices().items()}
-        if layer.recurrence is not None:
-            matrices[f"within {name}"] = _array(layer.recurrence)
+        if (within := layer.recurrence) is not None:
+            matrices[f"within {name}"] = _array(within)
     if isinstance(network, SpikingNetwork):
         matrices[f"hidden{len(layers)} to readout"] = _array(network.readout.weight)
     return matrices
