@@ -15,7 +15,8 @@ these events would pile up there as a burst that no ear hears.
 The same seed gives the same events on one device; CPU and GPU draw different numbers.
 
 Cramer et al. (2022), IEEE Trans. Neural Netw. Learn. Syst. 33, trained with channel jitter and input
-noise; Nowotny, Turner & Knight (2025; arXiv 2212.01232) with channel shifts and blending.
+noise; Nowotny, Turner & Knight (2025; arXiv 2212.01232) with channel shifts and blending; Park et al. (2019;
+arXiv 1904.08779) with masked bands of frequencies and masked stretches of time.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ def augment(
 ) -> Events:
     """The events after all transforms that `spec` turns on; what is off draws no random numbers.
 
-    The order is that of a recording's making: another speaker (blend, time scale, channel shift), then
-    the ear (channel jitter, time jitter, deletion), then the noise, whose rate thus is exact.
+    The order is that of a recording's making: another speaker (blend, time scale, channel shift, fade),
+    then the ear (channel jitter, time jitter, deletion), then what it misses (masks), then the noise,
+    whose rate thus is exact.
 
     Parameters
     ----------
@@ -83,12 +85,18 @@ def augment(
         events = scale_time(events, spec.time_scale, n_samples, generator)
     if spec.channel_shift > 0:
         events = shift_channels(events, spec.channel_shift, n_samples, n_units, generator)
+    if spec.fade_p > 0:
+        events = fade(events, spec.fade_p, n_samples, n_units, generator)
     if spec.channel_jitter > 0:
         events = jitter_channels(events, spec.channel_jitter, n_units, generator)
     if spec.time_jitter_s > 0:
         events = jitter_times(events, spec.time_jitter_s, generator)
     if spec.deletion_p > 0:
         events = delete(events, spec.deletion_p, generator)
+    if spec.mask_units > 0:
+        events = mask_units(events, spec.mask_units, n_samples, n_units, generator)
+    if spec.mask_s > 0:
+        events = mask_times(events, spec.mask_s, n_samples, generator)
     if spec.noise_hz > 0:
         events = add_noise(events, spec.noise_hz, n_samples, n_units, duration_s, generator)
     return events
@@ -152,6 +160,57 @@ def shift_channels(
         -largest, largest + 1, (n_samples,), device=events.samples.device, generator=generator
     )
     return _inside(events._replace(units=events.units + shift[events.samples]), n_units)
+
+
+def fade(
+    events: Events, largest: float, n_samples: int, n_units: int, generator: torch.Generator
+) -> Events:
+    """A softer or duller voice: events left out, with a probability that is linear over units.
+
+    Its values at the first and at the last unit are drawn for each sample, uniform from 0 to `largest`.
+    """
+    device = events.samples.device
+    ends = largest * torch.rand(n_samples, 2, device=device, generator=generator)
+    place = events.units / max(n_units - 1, 1)
+    low, high = ends[events.samples].unbind(1)
+    drawn = torch.rand(len(events.samples), device=device, generator=generator)
+    return events.where(drawn >= low + (high - low) * place)
+
+
+def mask_units(
+    events: Events, widest: int, n_samples: int, n_units: int, generator: torch.Generator
+) -> Events:
+    """One band of neighbouring units of each sample falls silent, as in SpecAugment (Park et al. 2019).
+
+    Its width is a whole number from 0..widest, its place any at which it lies within the units.
+    """
+    device = events.samples.device
+    width = torch.randint(0, widest + 1, (n_samples,), device=device, generator=generator)
+    width = width.clamp(max=n_units)
+    # a double below 1 times a whole number, rounded down: one of the numbers below it, equally likely
+    drawn = torch.rand(n_samples, dtype=torch.float64, device=device, generator=generator)
+    first = (drawn * (n_units - width + 1)).long()
+    above = events.units - first[events.samples]
+    return events.where((above < 0) | (above >= width[events.samples]))
+
+
+def mask_times(
+    events: Events, longest_s: float, n_samples: int, generator: torch.Generator
+) -> Events:
+    """One stretch of time of each sample falls silent, uniform from 0 to `longest_s`.
+
+    It is centred on a moment that is uniform between the sample's first and last event.
+    """
+    device = events.samples.device
+    length_s, moment = torch.rand(2, n_samples, device=device, generator=generator).unbind(0)
+    ends = torch.full((2, n_samples), torch.inf, device=device)
+    first, last = (
+        ends[i].scatter_reduce(0, events.samples, sign * events.times_s, "amin") * sign
+        for i, sign in enumerate((1, -1))
+    )
+    centre_s = first + (last - first) * moment
+    away_s = (events.times_s - centre_s[events.samples]).abs()
+    return events.where(away_s >= longest_s / 2 * length_s[events.samples])
 
 
 def jitter_channels(

@@ -85,12 +85,19 @@ class AugmentSpec(Spec):
     """Times of a sample are multiplied by one factor, log-uniform between its inverse and this."""
     channel_shift: int = Field(default=0, ge=0)
     """All units of a sample move together, by a whole number drawn from -channel_shift..channel_shift."""
+    fade_p: float = Field(default=0.0, ge=0, le=1)
+    """Spikes are left out with a probability that changes linearly from the first unit to the last; its two
+    ends are drawn for each sample from 0 to this."""
     channel_jitter: float = Field(default=0.0, ge=0)
     """Standard deviation, in units, with which every spike moves on its own; rounded."""
     time_jitter_s: float = Field(default=0.0, ge=0)
     """Standard deviation with which every spike moves in time."""
     deletion_p: float = Field(default=0.0, ge=0, lt=1)
     """Probability with which a spike is left out."""
+    mask_units: int = Field(default=0, ge=0)
+    """A band of up to so many neighbouring units of a sample falls silent."""
+    mask_s: float = Field(default=0.0, ge=0)
+    """A stretch of up to so many seconds of a sample falls silent."""
     noise_hz: float = Field(default=0.0, ge=0, le=1000)
     """Rate of additional Poisson spikes in every unit, over the whole duration of the task."""
 
@@ -278,7 +285,7 @@ class RunSpec(Spec):
     def _kernels_fit_the_channels(self) -> Self:
         if not isinstance(self.model, ModelSpec):
             return self
-        for i, shape in enumerate(self.model.conv_shapes(self.n_channels) or []):
+        for i, shape in enumerate(self.model.conv_shapes(self.n_channels)):
             if shape.padding >= shape.positions_in:
                 raise ValueError(
                     f"model.conv.kernels[{i}] = {shape.kernel} reaches {shape.padding} positions to"

@@ -18,8 +18,11 @@ from snnbench.data_prep.augment import (
     augment,
     blend,
     delete,
+    fade,
     jitter_channels,
     jitter_times,
+    mask_times,
+    mask_units,
     scale_time,
     shift_channels,
 )
@@ -35,8 +38,14 @@ STRONG = AugmentSpec(
     channel_jitter=20,
     time_jitter_s=0.1,
     deletion_p=0.3,
+    fade_p=0.4,
+    mask_units=10,
+    mask_s=0.1,
     noise_hz=1.6,
 )
+
+
+Transform = Callable[[Events, torch.Generator], Events]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -159,6 +168,84 @@ def test_deletion_keeps_each_event_by_chance() -> None:
     # early and late alike
     assert_share(float((kept.times_s < 0.5).sum()), 0.7, N // 2)
     assert set(kept.times_s.tolist()) < set(events.times_s.tolist())
+
+
+def test_a_fade_is_linear_from_the_first_unit_to_the_last() -> None:
+    n, each, p = 400, 900, 0.8
+    units = torch.tensor([0, 350, 700]).repeat(n * each // 3)  # first, middle and last of 701
+    events = Events.of(torch.zeros(n * each), units, torch.full((n,), each))
+    kept = fade(events, p, n, 701, seeded())
+    lost = [
+        1 - torch.bincount(kept.samples[kept.units == unit], minlength=n) / (each / 3)
+        for unit in (0, 350, 700)
+    ]
+    for end in (lost[0], lost[2]):
+        # uniform from 0 to p, plus what 300 events with that probability add
+        chance = (p / 2 - p**2 / 3) / (each / 3)
+        assert_moments(end, p / 2, p**2 / 12 + chance, kurtosis=1.8)
+    assert abs(float(torch.corrcoef(torch.stack([lost[0], lost[2]]))[0, 1])) < 5 / math.sqrt(n)
+    middle = lost[1] - (lost[0] + lost[2]) / 2
+    assert float(middle.std()) < 2 * math.sqrt(1.5 * 0.25 / (each / 3))
+    assert abs(float(middle.mean())) < 5 * math.sqrt(1.5 * 0.25 / (each / 3) / n)
+
+
+def gaps(kept: Events, n_samples: int, n_places: int, place: Tensor) -> list[list[int]]:
+    """Of samples that had one event at each of `n_places` places, those where it is gone."""
+    present = torch.zeros(n_samples, n_places, dtype=torch.bool)
+    present[kept.samples, place] = True
+    return [(~row).nonzero().flatten().tolist() for row in present]
+
+
+def test_a_mask_is_a_band_of_units_anywhere() -> None:
+    n, n_units, widest = 20_000, 20, 3
+    events = Events.of(
+        torch.zeros(n * n_units), torch.arange(n_units).repeat(n), torch.full((n,), n_units)
+    )
+    kept = mask_units(events, widest, n, n_units, seeded())
+    found = gaps(kept, n, n_units, kept.units)
+    for width in range(widest + 1):
+        firsts = [gap[0] if gap else 0 for gap in found if len(gap) == width]
+        assert_share(len(firsts), 1 / (widest + 1), n)
+        if width:
+            places = n_units - width + 1
+            assert set(firsts) == set(range(places))
+            for first in (0, places - 1):
+                assert_share(firsts.count(first), 1 / places, len(firsts))
+    assert all(gap == list(range(gap[0], gap[0] + len(gap))) for gap in found if gap)
+
+
+def test_a_mask_wider_than_the_ear_silences_it() -> None:
+    events = one_each(1000, unit=3)
+    kept = mask_units(events, 14, 1000, 5, seeded())
+    # widths 5 to 14 of 0 to 14 cover all five units, and one of w < 5 is over unit 3 ...
+    covering = [min(3, 5 - w) - max(0, 4 - w) + 1 for w in range(1, 5)]
+    p = (10 + sum(c / (6 - w) for w, c in enumerate(covering, 1))) / 15
+    assert_share(1000 - len(kept.units), p, 1000)
+
+
+def test_a_mask_is_a_stretch_of_time_within_the_sample() -> None:
+    n, steps, longest_s = 2000, 201, 0.4
+    times_s = torch.arange(steps) / 100 + 0.3  # 2 s that begin late
+    events = Events.of(times_s.repeat(n), torch.zeros(n * steps).long(), torch.full((n,), steps))
+    kept = mask_times(events, longest_s, n, seeded())
+    place = ((kept.times_s - 0.3) * 100).round().long()
+    found = gaps(kept, n, steps, place)
+    assert all(gap == list(range(gap[0], gap[0] + len(gap))) for gap in found if gap)
+    assert max(map(len, found)) <= 41
+    # a length L, uniform up to M, loses L^2 / 4 of T on average where it hangs over the two ends
+    mean_s = longest_s / 2 - longest_s**2 / 12 / 2
+    lengths_s = torch.tensor([len(gap) / 100 for gap in found])
+    assert abs(float(lengths_s.mean()) - mean_s) < 5 * float(lengths_s.std()) / math.sqrt(n)
+    centres = torch.tensor([(gap[0] + gap[-1]) / 2 / (steps - 1) for gap in found if gap])
+    for quarter in range(4):
+        inside = ((centres >= quarter / 4) & (centres < (quarter + 1) / 4)).sum()
+        assert_share(float(inside), 1 / 4, len(centres))
+
+
+def test_silence_can_be_masked() -> None:
+    alone = one_each(1)._replace(samples=torch.tensor([1]))
+    for events in (same_events(0), alone):
+        assert len(mask_times(events, 0.0, 3, seeded()).units) == len(events.units)
 
 
 def test_noise_is_a_poisson_process() -> None:
@@ -290,7 +377,6 @@ def test_nothing_changes_when_all_is_off() -> None:
     assert torch.equal(generator.get_state(), before)
 
 
-Transform = Callable[[Events, torch.Generator], Events]
 ALONE: dict[str, tuple[AugmentSpec, Transform]] = {
     "blend_p": (
         AugmentSpec(blend_p=0.5),
@@ -306,6 +392,9 @@ ALONE: dict[str, tuple[AugmentSpec, Transform]] = {
         lambda e, g: jitter_channels(e, 2, N_UNITS, g),
     ),
     "time_jitter_s": (AugmentSpec(time_jitter_s=0.01), lambda e, g: jitter_times(e, 0.01, g)),
+    "fade_p": (AugmentSpec(fade_p=0.8), lambda e, g: fade(e, 0.8, 50, N_UNITS, g)),
+    "mask_units": (AugmentSpec(mask_units=700), lambda e, g: mask_units(e, 700, 50, N_UNITS, g)),
+    "mask_s": (AugmentSpec(mask_s=0.3), lambda e, g: mask_times(e, 0.3, 50, g)),
     "deletion_p": (AugmentSpec(deletion_p=0.5), lambda e, g: delete(e, 0.5, g)),
     "noise_hz": (
         AugmentSpec(noise_hz=2),
@@ -389,6 +478,9 @@ def test_what_comes_out_is_a_batch_as_what_went_in(
         AugmentSpec(time_jitter_s=1),
         AugmentSpec(channel_jitter=9),
         AugmentSpec(channel_shift=9),
+        AugmentSpec(fade_p=0.5),
+        AugmentSpec(mask_units=9),
+        AugmentSpec(mask_s=0.5),
     ):
         assert len(run(seed, weaker).units) <= size
 
@@ -425,5 +517,5 @@ def test_the_same_on_a_gpu() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert all(column.device.type == "cuda" for column in first)
     noise = 64 * 1.6 * 700 * 1.4
-    expected = 64_000 * 0.7 + noise  # nothing leaves the range from the middle
-    assert abs(len(first.units) - expected) < 2000
+    expected = 64_000 * 0.7 * 0.8 + noise  # nothing leaves the range from the middle, masks hit few
+    assert abs(len(first.units) - expected) < 6000
