@@ -17,6 +17,9 @@ is as strong as elsewhere, where a sigmoid in place of the bound would have fade
 A delay line (Nowotny, Turner & Knight 2025) has fixed delays d_k and a weight for each of them,
 
     D_i[n] = sum_k sum_j w_kij S_j[n - d_k].
+
+Spikes go through the weights of all taps where they occur, and what comes of it is moved: so the products
+follow spikes, of which there are few, as without delays.
 """
 
 from __future__ import annotations
@@ -107,13 +110,16 @@ class DelayLine(nn.Module):
         self.bins = spec.bins(dt_s)
         self.weight = weight
 
-    def forward(self, spikes: Tensor) -> Tensor:
-        """Drive (time, batch, unit) of spikes (time, batch, input)."""
-        by_sample = spikes.transpose(0, 1).contiguous()  # as the scan has them in memory
-        taps = zip(self.bins, self.weight.chunk(len(self.bins), dim=1), strict=True)
-        # a product for each tap: one for all would hold as many drives as there are taps at once
-        drives = (_later(functional.linear(by_sample, w), d) for d, w in taps)
-        return reduce(torch.add, drives).transpose(0, 1)
+    @property
+    def of_all_taps(self) -> Tensor:
+        """The weights one tap above the other, shape (tap * unit, input)."""
+        return torch.cat(self.weight.chunk(len(self.bins), dim=1))
+
+    def forward(self, at_once: Tensor) -> Tensor:
+        """Drive (time, batch, unit), from that without delay for all taps, (time, batch, tap * unit)."""
+        by_sample = at_once.transpose(0, 1)  # as the scan has it in memory
+        taps = zip(by_sample.chunk(len(self.bins), dim=2), self.bins, strict=True)
+        return reduce(torch.add, (_later(part, d) for part, d in taps)).transpose(0, 1)
 
 
 def _later(drive: Tensor, n_steps: int) -> Tensor:

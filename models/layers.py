@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snnbench.connection_spec import ConvShape, DelayLineSpec, LearnedDelaySpec
+from snnbench.connection_spec import Connections, ConvShape, DelayLineSpec, LearnedDelaySpec
 from snnbench.data_prep.batch import EventBatch
 from snnbench.model_spec import ModelSpec, PerUnit
 from snnbench.models.constants import UnitConstant
@@ -72,17 +72,14 @@ class SpikingLayer(nn.Module):
 
     Parameters
     ----------
-    n_in, n_units
-        Units below and in this layer.
+    connections
+        Units below and in this layer, and what connects them.
     spec
-        The network's spec: neuron, surrogate, gains, recurrence, normalisation, dropout.
+        The network's spec: neuron, surrogate, gains, normalisation, dropout.
     dt_s
         Width of a time bin.
     generator
         Where the initial weights come from.
-    below
-        What spikes from below go through: delays, or a convolution of this shape; None, plain weights
-        from each unit to each.
     """
 
     weight: nn.Parameter
@@ -90,16 +87,13 @@ class SpikingLayer(nn.Module):
 
     def __init__(
         self,
-        n_in: int,
-        n_units: int,
+        connections: Connections,
         spec: ModelSpec,
         dt_s: float,
         generator: torch.Generator,
-        *,
-        below: LearnedDelaySpec | DelayLineSpec | ConvShape | None = None,
     ) -> None:
         super().__init__()
-        self.n_in, self.n_units = n_in, n_units
+        self.n_in, self.n_units, below, recurrent, around = connections
         self.neuron, self.dt_s = spec.neuron, dt_s
         self.surrogate = make_surrogate(spec.surrogate)
         self.gradient_through_recurrence = spec.gradient_through_recurrence
@@ -114,9 +108,9 @@ class SpikingLayer(nn.Module):
             "dt_s": dt_s,
             "generator": generator,
         }
-        fans = n_units, n_in
+        fans = self.n_units, self.n_in
         if isinstance(below, DelayLineSpec):
-            fans = n_units, n_in * len(below.taps_s)
+            fans = self.n_units, self.n_in * len(below.taps_s)
         elif isinstance(below, ConvShape):
             fans = below.matrix_size
         weight = initial_weight(*fans, gain=spec.input_gain, **scale)
@@ -131,22 +125,21 @@ class SpikingLayer(nn.Module):
             self.afferent = ChannelConvolution(weight, below)
         self.recurrent_weight: nn.Parameter | None = None
         self.lateral: LocalRecurrence | None = None
-        around = spec.recurrent_shape(below) if isinstance(below, ConvShape) else None
         if around is not None:
             v = initial_weight(*around.matrix_size, gain=spec.recurrent_gain, **scale)
             self.lateral = LocalRecurrence(v, around)
-        elif spec.recurrent:
+        elif recurrent:
             self.recurrent_weight = initial_weight(
-                n_units, n_units, gain=spec.recurrent_gain, **scale
+                self.n_units, self.n_units, gain=spec.recurrent_gain, **scale
             )
-        self.norm = make_norm(spec.norm, n_units, spec.input_gain * math.prod(inverse_area))
+        self.norm = make_norm(spec.norm, self.n_units, spec.input_gain * math.prod(inverse_area))
         # drawn last: a network without them begins as it always did
         self.numbers: dict[str, float] = {
             name: c for name, c in given.items() if not isinstance(c, PerUnit)
         }
         self.per_unit = nn.ModuleDict(
             {
-                name: UnitConstant(c, n_units, generator)
+                name: UnitConstant(c, self.n_units, generator)
                 for name, c in given.items()
                 if isinstance(c, PerUnit)
             }
@@ -155,9 +148,11 @@ class SpikingLayer(nn.Module):
 
     @property
     def incoming_weight(self) -> Tensor | None:
-        """W, shape (unit, input), if that is all that spikes from below go through: so it may be at work
-        where they occur. None with an `afferent`, which needs the spikes themselves.
+        """Weights that may be at work where spikes from below occur: W, shape (unit, input), or those of all
+        taps of a delay line, (tap * unit, input). None with another `afferent`, which needs the spikes.
         """
+        if isinstance(self.afferent, DelayLine):
+            return self.afferent.of_all_taps
         return self.weight if self.afferent is None else None
 
     @torch.no_grad()
@@ -236,10 +231,12 @@ class SpikingLayer(nn.Module):
         """What this layer does. Parameters as in `snnbench.models.scan.scan`.
 
         `weight` is the layer's `incoming_weight` for spikes from below; None says that `inputs` have been
-        through it, as the `outgoing_weight` of the layer below. A layer with an `afferent` always takes
-        spikes. `gate` comes from `draw_gate`.
+        through it, as the `outgoing_weight` of the layer below. A layer that has none always
+        takes spikes. `gate` comes from `draw_gate`.
         """
-        if self.afferent is not None:
+        if isinstance(self.afferent, DelayLine):
+            inputs, weight = self.afferent(drive(inputs, weight, precision)), None
+        elif self.afferent is not None:
             inputs, weight = self.afferent(self._dense(inputs)), None
         if self.norm is not None:
             inputs, weight = self.norm(drive(inputs, weight, precision)), None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -234,17 +233,12 @@ def build(
     """
     if not isinstance(spec, ModelSpec):
         return build_baseline(spec, n_inputs, n_outputs, generator)
-    sizes = (n_inputs, *spec.hidden_units(n_inputs))
-    shapes = spec.conv_shapes(n_inputs)
-    layers = [
-        SpikingLayer(
-            n_in, n_units, spec, dt_s, generator, below=shapes[i] if shapes else spec.delays_into(i)
-        )
-        for i, (n_in, n_units) in enumerate(pairwise(sizes))
-    ]
+    connections = spec.connections(n_inputs)
+    layers = [SpikingLayer(c, spec, dt_s, generator) for c in connections]
+    n_last = connections[-1].n_units
     readout: LeakyReadout | SpikingReadout
     if isinstance(spec.readout, SpikingReadoutSpec):
-        readout = SpikingReadout(sizes[-1], n_outputs, spec.readout, spec, dt_s, generator)
+        readout = SpikingReadout(n_last, n_outputs, spec.readout, spec, dt_s, generator)
     else:
-        readout = LeakyReadout(sizes[-1], n_outputs, spec.readout, dt_s, generator)
+        readout = LeakyReadout(n_last, n_outputs, spec.readout, dt_s, generator)
     return SpikingNetwork(layers, readout, recompute_steps=recompute_steps, precision=precision)

@@ -103,15 +103,16 @@ class ConvShape(NamedTuple):
 class ConvSpec(Spec):
     """Convolution over channels (recurrent convolutional network of Rossbroich, Gygax & Zenke 2022).
 
-    A layer's `hidden` is then its number of filters, each of which has a unit at every position.
+    A layer's `hidden` is then its number of filters, each of which has a unit at every position. With fewer
+    kernels than hidden layers those above have a weight for each pair of units.
     """
 
-    kernels: tuple[Annotated[int, Field(ge=1)], ...]
-    """Positions that a unit sees, one number per hidden layer."""
+    kernels: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    """Positions that a unit sees, one number for each convolutional layer, from the first on."""
     strides: tuple[Annotated[int, Field(ge=1)], ...]
     """Positions from one unit to the next, likewise."""
     recurrent_kernel: int | None = Field(default=None, ge=1)
-    """With `model.recurrent`, units see so many positions of all filters of their own layer, with shared
+    """Units of recurrent layers see so many positions of all filters of their own layer, with shared
     weights; None lets all of them see each other, with weights of their own."""
 
     @model_validator(mode="after")
@@ -123,12 +124,38 @@ class ConvSpec(Spec):
         return self
 
     def shapes(self, n_channels: int, filters: Sequence[int]) -> list[ConvShape]:
-        """Of all layers, from input channels and filters per layer."""
+        """Of the convolutional layers, from input channels and filters per layer."""
         shapes: list[ConvShape] = []
         positions = n_channels
         for (below, here), kernel, stride in zip(
-            pairwise((1, *filters)), self.kernels, self.strides, strict=True
+            pairwise((1, *filters)), self.kernels, self.strides, strict=False
         ):
             shapes.append(ConvShape(below, positions, here, kernel, stride))
             positions = shapes[-1].positions
         return shapes
+
+
+class Connections(NamedTuple):
+    """What reaches the units of one hidden layer."""
+
+    n_inputs: int
+    """Units below, or input channels."""
+    n_units: int
+    below: LearnedDelaySpec | DelayLineSpec | ConvShape | None
+    """What spikes from below go through; None, a weight for each pair of units and nothing else."""
+    recurrent: bool
+    """Whether the units hear each other."""
+    around: ConvShape | None
+    """Of recurrent weights that positions share; None where each pair of units has its own, or none."""
+
+    @property
+    def takes_spikes(self) -> bool:
+        """Whether spikes from below are needed as numbers, and not only what weights make of them."""
+        return self.below is not None and not isinstance(self.below, DelayLineSpec)
+
+    @property
+    def n_taps(self) -> int:
+        """Weights for each unit below and here that spikes go through where they occur; 0 with others."""
+        if isinstance(self.below, DelayLineSpec):
+            return len(self.below.taps_s)
+        return int(self.below is None)

@@ -80,13 +80,12 @@ def _explain_spiking(model: ModelSpec, n_channels: int, dt_s: float) -> dict[str
 
 def explain_drive(model: ModelSpec, n_channels: int, dt_s: float) -> list[str]:
     """What hidden units receive, and from where; several lines where layers differ."""
-    within = ""
-    if model.recurrent:
-        kernel = model.conv and model.conv.recurrent_kernel
-        within = f" + (v * S[n], {kernel} positions of all filters)" if kernel else " + V S[n]"
     drives = []
-    for i, shape in enumerate(model.conv_shapes(n_channels) or [None] * len(model.hidden)):
-        below, words = _from_below(model.delays_into(i), shape, dt_s)
+    for connections in model.connections(n_channels):
+        within = " + V S[n]" if connections.recurrent else ""
+        if connections.around is not None:
+            within = f" + (v * S[n], {connections.around.kernel} positions of all filters)"
+        below, words = _from_below(connections.below, dt_s)
         normed = below if model.norm == "none" else f"{model.norm}_norm({below})"
         drives.append(f"D[n] = {normed}{within}{words}")
     if len(set(drives)) == 1:
@@ -95,20 +94,20 @@ def explain_drive(model: ModelSpec, n_channels: int, dt_s: float) -> list[str]:
 
 
 def _from_below(
-    delays: LearnedDelaySpec | DelayLineSpec | None, shape: ConvShape | None, dt_s: float
+    through: LearnedDelaySpec | DelayLineSpec | ConvShape | None, dt_s: float
 ) -> tuple[str, str]:
     """A formula for what comes from the layer below, and words that follow it."""
-    if shape is not None:
+    if isinstance(through, ConvShape):
         words = (
-            f"; {shape.kernel} positions of each filter below, every {_ordinal(shape.stride)}:"
-            f" {shape.filters} filters at {shape.positions} positions"
+            f"; {through.kernel} positions of each filter below, every {_ordinal(through.stride)}:"
+            f" {through.filters} filters at {through.positions} positions"
         )
         return "w * S_in[n]", words
-    if isinstance(delays, LearnedDelaySpec):
-        words = f"; d_ij learned, 0 to {delays.max_s * 1e3:g} ms, {delays.n_bins(dt_s)} steps"
+    if isinstance(through, LearnedDelaySpec):
+        words = f"; d_ij learned, 0 to {through.max_s * 1e3:g} ms, {through.n_bins(dt_s)} steps"
         return "sum_j w_ij S_in_j[n - d_ij]", words
-    if isinstance(delays, DelayLineSpec):
-        steps = ", ".join(map(str, delays.bins(dt_s)))
+    if isinstance(through, DelayLineSpec):
+        steps = ", ".join(map(str, through.bins(dt_s)))
         return "sum_k W_k S_in[n - d_k]", f"; d_k = {steps} steps"
     return "W S_in[n]", ""
 

@@ -12,9 +12,9 @@ With T time steps, B samples in a batch, and n units in a layer, all in float32,
 where `kept` and `passing` are what an engine holds for each step, sample and unit: see `ENGINES`. What a
 neuron's adjoint reads is part of `kept`: of a LIF neuron the membrane, with reset to zero and a gradient
 through it the current, too (`snnbench.models.derivation`). A normalisation keeps drives besides, and the
-input made dense; what a readout keeps depends on its kind (`_floats`). Delays and convolutions keep the
-spikes below as numbers, learned delays their kernels, too (`_heard`); what comes back through them is as
-wide as the spikes. With `train.recompute_steps` = K the
+input made dense; what a readout keeps depends on its kind (`_floats`). Learned delays and convolutions keep
+the spikes below as numbers, learned delays their kernels, too (`_heard`); what comes back through them is as
+wide as the spikes, through a delay line as wide as all its taps. With `train.recompute_steps` = K the
 backward pass computes K steps at a time anew: T becomes K, the states between these stretches are kept, the
 events of all stretches once more, and of one layer what an earlier stretch kept. Validation has no backward
 pass; it holds what one layer receives and what it sends. What a network without spiking neurons keeps is told
@@ -26,13 +26,13 @@ interpreter take themselves, some hundred MiB, is in no formula: it is there bef
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from snnbench.baseline_memory import evaluated_numbers, kept_numbers, passing_numbers
 from snnbench.baseline_spec import BaselineSpec
-from snnbench.connection_spec import LearnedDelaySpec
+from snnbench.connection_spec import Connections, DelayLineSpec, LearnedDelaySpec
 from snnbench.errors import SnnbenchError
 from snnbench.model_spec import ModelSpec, PerUnit
 from snnbench.models.derivation import Recipe, derive
@@ -213,17 +213,17 @@ def _spiking_bytes(
     anew = stretch < spec.n_steps
     held = max(stretch, round(floats.not_saved * spec.n_steps))
     step = _FLOAT * held * n_batch
+    connections = model.connections(spec.n_channels)
     return _Work(
         activations=_activations(spec, model, sizes, floats, stretch, held),
         passing=max(
             step * ((floats.passing + anew) * size.n_units + above)
-            for size, above in zip(sizes, _units_above(model, sizes), strict=True)
+            for size, above in zip(sizes, _units_above(connections, sizes), strict=True)
         )
-        + _FLOAT
-        * max(_kernels(model, spec.train.dt_s, size, i) for i, size in enumerate(sizes[:-1])),
+        + _FLOAT * max(_kernels(c, spec.train.dt_s) for c in connections),
         batches=(2 + anew) * _batch_bytes(spec, n_batch, input_spikes),
-        validation=_validation_bytes(spec, model, sizes, input_spikes, floats, held),
-        partial_sums=_FLOAT * _partial_sums(model, sizes) if floats.shares else 0,
+        validation=_validation_bytes(spec, connections, sizes, input_spikes, floats, held),
+        partial_sums=_FLOAT * _partial_sums(connections, sizes) if floats.shares else 0,
     )
 
 
@@ -274,35 +274,37 @@ def _activations(
         # spikes counted so far, or the largest membrane
         at_each_stretch = len(recipe.neuron.State._fields) + 1
         kept[size.name] = step * size.n_units * (held * at_each_step + between * at_each_stretch)
-    for i, size in enumerate(sizes[:-1]):
-        if _hears_spikes(model, i):
-            kept[size.name] += step * _heard(model, dt_s, size, i, held)
-            kept[size.name] += _FLOAT * _kernels(model, dt_s, size, i)
-    if floats.dense_input and not _hears_spikes(model, 0):
+    connections = model.connections(spec.n_channels)
+    for size, c in zip(sizes[:-1], connections, strict=True):
+        kept[size.name] += step * _heard(c, dt_s, held) + _FLOAT * _kernels(c, dt_s)
+    if _input_is_dense(connections, floats):
         kept["input"] = step * held * spec.n_channels
     return {name: n for name, n in kept.items() if n}
 
 
-def _hears_spikes(model: ModelSpec, layer: int) -> bool:
-    """Whether a hidden layer, from 0, takes spikes as numbers: through delays or a convolution."""
-    return model.conv is not None or model.delays_into(layer) is not None
+def _input_is_dense(connections: Sequence[Connections], floats: Floats) -> bool:
+    """Whether input events become numbers, for a product with weights."""
+    first = connections[0]
+    return not first.takes_spikes and (floats.dense_input or first.below is not None)
 
 
-def _heard(model: ModelSpec, dt_s: float, size: LayerSize, layer: int, n_steps: int) -> int:
-    """Numbers of a sample's spikes that such a layer keeps; with learned delays the silence before, too."""
-    delays = model.delays_into(layer)
-    before = delays.n_bins(dt_s) if isinstance(delays, LearnedDelaySpec) else 0
-    return (n_steps + before) * size.n_inputs
+def _heard(c: Connections, dt_s: float, n_steps: int) -> int:
+    """Numbers of a sample's spikes that a layer keeps, with learned delays of the silence before, too."""
+    if not c.takes_spikes:
+        return 0
+    before = c.below.n_bins(dt_s) if isinstance(c.below, LearnedDelaySpec) else 0
+    return (n_steps + before) * c.n_inputs
 
 
-def _kernels(model: ModelSpec, dt_s: float, size: LayerSize, layer: int) -> int:
+def _kernels(c: Connections, dt_s: float) -> int:
     """Numbers that autograd keeps of the weights in use, beside the parameters that they are made of."""
-    delays = model.delays_into(layer)
+    lateral = c.n_units**2 * (c.around is not None)
+    if isinstance(c.below, DelayLineSpec):
+        return c.n_taps * c.n_inputs * c.n_units + lateral
+    if not isinstance(c.below, LearnedDelaySpec):
+        return lateral
     # distances to a delay, their Gaussian, and its product with the weight
-    learned = 3 * isinstance(delays, LearnedDelaySpec)
-    bins = delays.n_bins(dt_s) + 1 if isinstance(delays, LearnedDelaySpec) else 0
-    lateral = size.recurrent and model.conv is not None and model.conv.recurrent_kernel is not None
-    return learned * bins * size.n_weights + size.n_units**2 * lateral
+    return 3 * (c.below.n_bins(dt_s) + 1) * c.n_inputs * c.n_units + lateral
 
 
 def _recipes(model: ModelSpec, dt_s: float) -> tuple[Recipe, Recipe]:
@@ -330,7 +332,7 @@ def _recipes(model: ModelSpec, dt_s: float) -> tuple[Recipe, Recipe]:
     return hidden, Recipe(LIF, surrogate, "subtract", False, parameter_gradients=())
 
 
-def _partial_sums(model: ModelSpec, sizes: list[LayerSize]) -> int:
+def _partial_sums(connections: Sequence[Connections], sizes: list[LayerSize]) -> int:
     """Numbers in the shares of gradients by weights, while the backward pass is at the layer with most.
 
     Weights of delays and convolutions are PyTorch's, which has no shares.
@@ -341,25 +343,25 @@ def _partial_sums(model: ModelSpec, sizes: list[LayerSize]) -> int:
         n_shares = _SHARES if n_inputs * padded <= _SHARED_WEIGHTS else 1
         return n_shares * n_inputs * sum(widths)
 
-    plain = [*(not _hears_spikes(model, i) for i in range(len(sizes) - 1)), True]
     # by which its units send: to themselves, and to the layer above
+    taps = [*(c.n_taps for c in connections[1:]), 1]
     among = [
-        shares(size.n_units, [above.n_units] * alone + [size.n_units] * size.recurrent)
-        for (size, above), alone in zip(pairwise(sizes), plain[1:], strict=True)
+        shares(size.n_units, [n_taps * above.n_units] + [size.n_units] * size.recurrent)
+        for (size, above), n_taps in zip(pairwise(sizes), taps, strict=True)
     ]
-    first = shares(sizes[0].n_inputs, [sizes[0].n_units] * plain[0])
+    plain = connections[0].below is None
+    first = shares(sizes[0].n_inputs, [sizes[0].n_units] * plain)
     return max(among[0] + first, *among)
 
 
-def _units_above(model: ModelSpec, sizes: list[LayerSize]) -> list[int]:
+def _units_above(connections: Sequence[Connections], sizes: list[LayerSize]) -> list[int]:
     """How wide the gradient is that is handed down to each layer: nothing above the readout."""
-    return [
-        *(
-            above.n_units + size.n_units * _hears_spikes(model, i + 1) * (above is not sizes[-1])
-            for i, (size, above) in enumerate(pairwise(sizes))
-        ),
-        0,
+    # that of the drive, and what it is before it has gone back through delays or a convolution
+    further = [
+        c.n_inputs if c.takes_spikes else c.n_units * c.n_taps * (c.below is not None)
+        for c in connections[1:]
     ]
+    return [*(a.n_units + n for a, n in zip(sizes[1:], [*further, 0], strict=True)), 0]
 
 
 def _batch_bytes(spec: RunSpec, n_batch: int, input_spikes: float) -> int:
@@ -371,7 +373,7 @@ def _batch_bytes(spec: RunSpec, n_batch: int, input_spikes: float) -> int:
 
 def _validation_bytes(
     spec: RunSpec,
-    model: ModelSpec,
+    connections: Sequence[Connections],
     sizes: list[LayerSize],
     input_spikes: float,
     floats: Floats,
@@ -380,11 +382,11 @@ def _validation_bytes(
     # no sum: what a layer has received goes when the next one has it
     received = [floats.received * size.n_units for size in sizes]
     sent = [*(size.n_units for size in sizes[1:]), floats.readout and sizes[-1].n_units]
-    for i, size in enumerate(sizes[1:-1]):
-        # spikes, and what is made of them on the way
-        sent[i] += 2 * size.n_inputs * _hears_spikes(model, i + 1)
+    for i, c in enumerate(connections[1:]):
+        # spikes and what is made of them on the way, or drives before they are moved
+        sent[i] += 2 * c.n_inputs if c.takes_spikes else c.n_taps * c.n_units * (c.n_taps > 1)
     units = max(a + b for a, b in zip([0, *received[1:]], sent, strict=True))
-    if floats.dense_input or _hears_spikes(model, 0):
+    if connections[0].takes_spikes or _input_is_dense(connections, floats):
         units += spec.n_channels + max(size.n_units for size in sizes)
     batch = _batch_bytes(spec, EVALUATION_BATCH, input_spikes)
     return _FLOAT * held * EVALUATION_BATCH * units + 2 * batch

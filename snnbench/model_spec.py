@@ -10,7 +10,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from snnbench.connection_spec import ConvShape, ConvSpec, DelayLineSpec, LearnedDelaySpec
+from snnbench.connection_spec import (
+    Connections,
+    ConvShape,
+    ConvSpec,
+    DelayLineSpec,
+    LearnedDelaySpec,
+)
 from snnbench.spec_base import Spec, by_kind
 
 Positive = Annotated[float, Field(gt=0)]
@@ -193,7 +199,8 @@ class ModelSpec(Spec):
     # it came when every model was a spiking one: what is written of those stays as it was
     kind: Literal["spiking"] = Field(default="spiking", exclude_if=lambda _: True)
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(128,), min_length=1)
-    recurrent: bool = False
+    recurrent: bool | tuple[bool, ...] = False
+    """Whether units of a hidden layer hear each other: of all layers, or layer by layer."""
     gradient_through_recurrence: bool = True
     """Whether the backward pass goes back in time through recurrent weights; they learn all the same."""
     neuron: NeuronSpec = LifSpec()
@@ -211,12 +218,17 @@ class ModelSpec(Spec):
     delays: DelaySpec | None = None
     """Delays of spikes on their way to hidden layers; None has none."""
     conv: ConvSpec | None = None
-    """Weights shared along the channels, with `hidden` filters in each layer; None has a weight for each
-    pair of units."""
+    """Weights shared along the channels in the first layers, which have `hidden` filters each; None has a
+    weight for each pair of units."""
 
     @model_validator(mode="after")
     def _connections_fit(self) -> Self:
         n_layers = len(self.hidden)
+        if not isinstance(self.recurrent, bool) and len(self.recurrent) != n_layers:
+            raise ValueError(
+                f"recurrent = {_toml(self.recurrent)} has {len(self.recurrent)} values; hidden ="
+                f" {list(self.hidden)} asks for {n_layers}, or for one that holds for all"
+            )
         if self.delays is not None and self.delays.where == "hidden" and n_layers == 1:
             raise ValueError(
                 'delays.where = "hidden" is between hidden layers, and hidden has one of them;'
@@ -224,41 +236,62 @@ class ModelSpec(Spec):
             )
         if self.conv is None:
             return self
-        if self.delays is not None:
-            raise ValueError("delays and conv are two ways from one layer to the next; take one")
-        for key in ("kernels", "strides"):
-            if len(found := getattr(self.conv, key)) != n_layers:
-                raise ValueError(
-                    f"conv.{key} = {list(found)} has {len(found)} numbers; hidden ="
-                    f" {list(self.hidden)} asks for {n_layers}"
-                )
-        if self.conv.recurrent_kernel is not None and not self.recurrent:
+        n_conv = len(self.conv.kernels)
+        if n_conv > n_layers:
+            raise ValueError(
+                f"conv.kernels = {list(self.conv.kernels)} has {n_conv} numbers; hidden ="
+                f" {list(self.hidden)} asks for at most {n_layers}"
+            )
+        if len(self.conv.strides) != n_conv:
+            raise ValueError(
+                f"conv.strides = {list(self.conv.strides)} has {len(self.conv.strides)} numbers;"
+                f" conv.kernels = {list(self.conv.kernels)} asks for {n_conv}"
+            )
+        if self.delays is not None and (self.delays.where != "hidden" or n_conv == n_layers):
+            raise ValueError(
+                "delays and conv are two ways from one layer to the next; with delays.where ="
+                ' "hidden" and fewer conv.kernels than hidden layers, delays lead to those above'
+            )
+        if self.conv.recurrent_kernel is not None and not any(self.are_recurrent[:n_conv]):
             raise ValueError(
                 f"conv.recurrent_kernel = {self.conv.recurrent_kernel} goes with recurrent = true"
             )
         return self
 
-    def delays_into(self, layer: int) -> LearnedDelaySpec | DelayLineSpec | None:
-        """Delays of what a hidden layer, counted from 0, receives from below."""
+    @property
+    def are_recurrent(self) -> tuple[bool, ...]:
+        """For every hidden layer, whether its units hear each other."""
+        if isinstance(self.recurrent, bool):
+            return (self.recurrent,) * len(self.hidden)
+        return self.recurrent
+
+    def conv_shapes(self, n_inputs: int) -> list[ConvShape]:
+        """Of the convolutional layers, which come first; none without a convolution."""
+        return [] if self.conv is None else self.conv.shapes(n_inputs, self.hidden)
+
+    def connections(self, n_inputs: int) -> list[Connections]:
+        """What reaches each hidden layer, above `n_inputs` channels."""
+        found: list[Connections] = []
+        shapes = self.conv_shapes(n_inputs)
+        for i, (size, recurrent) in enumerate(zip(self.hidden, self.are_recurrent, strict=True)):
+            n_below = found[-1].n_units if found else n_inputs
+            if i >= len(shapes):
+                found.append(Connections(n_below, size, self._delays_into(i), recurrent, None))
+                continue
+            shape, around = shapes[i], None
+            if recurrent and self.conv is not None and self.conv.recurrent_kernel is not None:
+                kernel = self.conv.recurrent_kernel
+                around = ConvShape(shape.filters, shape.positions, shape.filters, kernel, 1)
+            n_units = shape.filters * shape.positions
+            found.append(Connections(n_below, n_units, shape, recurrent, around))
+        return found
+
+    def _delays_into(self, layer: int) -> LearnedDelaySpec | DelayLineSpec | None:
         if self.delays is None:
             return None
         here = "hidden" if layer else "input"
         return self.delays if self.delays.where in ("all", here) else None
 
-    def conv_shapes(self, n_inputs: int) -> list[ConvShape] | None:
-        """Of all hidden layers; None without a convolution."""
-        return None if self.conv is None else self.conv.shapes(n_inputs, self.hidden)
 
-    def recurrent_shape(self, shape: ConvShape) -> ConvShape | None:
-        """Of the recurrent weights in a layer of this shape; None if there are none, or plain ones."""
-        if self.conv is None or self.conv.recurrent_kernel is None or not self.recurrent:
-            return None
-        kernel = self.conv.recurrent_kernel
-        return ConvShape(shape.filters, shape.positions, shape.filters, kernel, 1)
-
-    def hidden_units(self, n_inputs: int) -> tuple[int, ...]:
-        """Units of every hidden layer, above `n_inputs` channels."""
-        shapes = self.conv_shapes(n_inputs)
-        if shapes is None:
-            return self.hidden
-        return tuple(shape.filters * shape.positions for shape in shapes)
+def _toml(values: tuple[bool, ...]) -> str:
+    return f"[{', '.join(str(v).lower() for v in values)}]"

@@ -6,7 +6,6 @@ Nothing here imports torch, so that `snnbench models show` answers at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -123,24 +122,21 @@ def layer_sizes(spec: RunSpec) -> list[LayerSize]:
     model = spec.model
     if not isinstance(model, ModelSpec):
         return _baseline_sizes(model, spec.n_channels, spec.task.n_classes)
-    units = (spec.n_channels, *model.hidden_units(spec.n_channels))
-    shapes = model.conv_shapes(spec.n_channels)
     each = 2 * (model.norm != "none")
     each += sum(isinstance(c, PerUnit) and c.learned for _, c in model.neuron)
     sizes = []
-    for i, (below, here) in enumerate(pairwise(units)):
-        delays, shape = model.delays_into(i), shapes[i] if shapes else None
-        n_delays = below * here if isinstance(delays, LearnedDelaySpec) else 0
-        size = LayerSize(f"hidden{i + 1}", below, here, model.recurrent, each * here + n_delays)
-        if isinstance(delays, DelayLineSpec):
-            size = size.with_taps(len(delays.taps_s))
-        if shape is not None:
-            size = size.with_convolutions(shape, model.recurrent_shape(shape))
+    for i, (n_in, here, below, recurrent, around) in enumerate(model.connections(spec.n_channels)):
+        n_delays = n_in * here if isinstance(below, LearnedDelaySpec) else 0
+        size = LayerSize(f"hidden{i + 1}", n_in, here, recurrent, each * here + n_delays)
+        if isinstance(below, DelayLineSpec):
+            size = size.with_taps(len(below.taps_s))
+        if isinstance(below, ConvShape):
+            size = size.with_convolutions(below, around)
         sizes.append(size)
     normed = model.readout.kind == "leaky" and model.readout.norm != "none"
     n_classes = spec.task.n_classes
     readout = LayerSize(
-        "readout", units[-1], n_classes, recurrent=False, n_others=2 * normed * n_classes
+        "readout", sizes[-1].n_units, n_classes, recurrent=False, n_others=2 * normed * n_classes
     )
     return [*sizes, readout]
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from snnbench.checkpoint import build_for
 from snnbench.connection_spec import ConvShape, ConvSpec
 from snnbench.models.convolution import ChannelConvolution, LocalRecurrence
+from snnbench.models.delays import DelayLine
 from snnbench.models.layers import SpikingLayer
 from snnbench.models.network import SpikingNetwork
 from tests.scan_cases import CPU_ENGINES, as_events, assert_near
@@ -135,15 +136,35 @@ def test_initial_weights_have_the_scale_of_their_fan_in():
     assert float(ratio.detach()) == pytest.approx(2.0, rel=0.02)
 
 
-@pytest.mark.parametrize("engine", [e for e in CPU_ENGINES if e != "reference"])
-@pytest.mark.parametrize("recompute_steps", [None, 7])
-def test_engines_agree_on_a_convolutional_network(engine: Any, recompute_steps: int | None):
+def test_plain_layers_with_delays_stand_above_a_convolution():
     network = build(
-        model__conv=CONV,
-        model__recurrent=True,
-        model__input_gain=8.0,
-        train__recompute_steps=recompute_steps,
+        model__hidden=[3, 5, 4],
+        model__conv={"kernels": [5], "strides": [2]},
+        model__delays={"kind": "fixed", "taps_s": [0.0, 0.02], "where": "hidden"},
+        model__recurrent=[False, True, False],
     )
+    layers = [layer for layer in network.layers if isinstance(layer, SpikingLayer)]
+    assert [type(layer.afferent) for layer in layers] == [ChannelConvolution, DelayLine, DelayLine]
+    assert [(layer.n_in, layer.n_units) for layer in layers] == [(12, 18), (18, 5), (5, 4)]
+    assert [layer.recurrence is not None for layer in layers] == [False, True, False]
+    names = {name for name, _ in network.named_parameters()}
+    assert {n for n in names if "recurrent" in n} == {"layers.1.recurrent_weight"}
+
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "local": {"model__conv": CONV},
+    "in stretches": {"model__conv": CONV, "train__recompute_steps": 7},
+    "below a delay line": {
+        "model__conv": {"kernels": [5], "strides": [2]},
+        "model__delays": {"kind": "fixed", "taps_s": [0.0, 0.02], "where": "hidden"},
+    },
+}
+
+
+@pytest.mark.parametrize("engine", [e for e in CPU_ENGINES if e != "reference"])
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS.keys())
+def test_engines_agree_on_a_convolutional_network(engine: Any, changes: dict[str, Any]):
+    network = build(model__recurrent=True, model__input_gain=8.0, **changes)
     spikes = torch.poisson(torch.full((20, 5, 12), 0.4), generator=generator(3))
     found: dict[str, Any] = {}
     runs: list[tuple[Any, Any]] = [("reference", spikes), (engine, as_events(spikes))]

@@ -214,6 +214,10 @@ def test_autograd_holds_what_is_estimated_of_every_kind(changes: dict[str, Any])
         {"model__delays": {"max_s": 0.05, "where": "input"}, "model__norm": "batch"},
         {"model__delays": {"max_s": 0.05, "where": "hidden"}},
         {"model__delays": {"kind": "fixed", "taps_s": [0.0, 0.02, 0.05]}},
+        {
+            "model__delays": {"kind": "fixed", "taps_s": [0.0, 0.02], "where": "hidden"},
+            "model__conv": {"kernels": [5], "strides": [2]},
+        },
         {"model__conv": {"kernels": [5, 3], "strides": [2, 1]}},
         {"model__conv": {"kernels": [5, 3], "strides": [2, 1], "recurrent_kernel": 3}},
     ],

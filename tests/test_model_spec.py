@@ -199,7 +199,7 @@ def test_a_number_or_a_range():
         ({"delays": {"kind": "fixed", "max_s": 0.1}}, "unknown key 'model.delays.max_s'"),
         (
             {"conv": {"kernels": [3, 3], "strides": [1]}},
-            "conv.kernels = [3, 3] has 2 numbers; hidden = [128] asks for 1",
+            "conv.kernels = [3, 3] has 2 numbers; hidden = [128] asks for at most 1",
         ),
         ({"conv": {"kernels": [3], "strides": []}}, "conv.strides = [] has 0 numbers"),
         ({"conv": {"kernels": [0], "strides": [1]}}, "model.conv.kernels.0"),
@@ -214,7 +214,25 @@ def test_a_number_or_a_range():
         ),
         (
             {"conv": {"kernels": [3], "strides": [1]}, "delays": {"max_s": 0.1}},
-            "delays and conv are two ways from one layer to the next; take one",
+            "delays and conv are two ways from one layer to the next",
+        ),
+        (
+            {
+                "hidden": [4, 8],
+                "conv": {"kernels": [3], "strides": [1]},
+                "delays": {"max_s": 0.1, "where": "all"},
+            },
+            'with delays.where = "hidden" and fewer conv.kernels than hidden layers',
+        ),
+        ({"recurrent": [True, False]}, "recurrent = [true, false] has 2 values; hidden = [128]"),
+        ({"recurrent": "yess"}, "model.recurrent"),
+        (
+            {
+                "hidden": [4, 8],
+                "recurrent": [False, True],
+                "conv": {"kernels": [3], "strides": [1], "recurrent_kernel": 3},
+            },
+            "conv.recurrent_kernel = 3 goes with recurrent = true",
         ),
     ],
     ids=str,

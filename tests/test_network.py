@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from snnbench.connection_spec import Connections
 from snnbench.data_prep.batch import EventBatch
 from snnbench.model_spec import LifSpec, ModelSpec, ReadoutSpec
 from snnbench.models import known_recipes
@@ -115,7 +116,10 @@ def test_initial_response_area_does_not_depend_on_the_bin_width():
     areas = []
     for dt_s in (1e-3, 5e-3, 10e-3):
         layer = SpikingLayer(
-            40, 50, ModelSpec(name="test", input_gain=2.0), dt_s, generator()
+            Connections(40, 50, None, recurrent=False, around=None),
+            ModelSpec(name="test", input_gain=2.0),
+            dt_s,
+            generator(),
         )  # tau_mem 20 ms, tau_syn 10 ms
         alpha, beta = np.exp(-dt_s / 10e-3), np.exp(-dt_s / 20e-3)
         areas.append(layer.weight.detach() * dt_s / ((1 - alpha) * (1 - beta)))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snnbench.checkpoint import build_for, load_network, save_network
+from snnbench.connection_spec import Connections
 from snnbench.data_prep.loader import SpikeLoader
 from snnbench.evaluate import predict, predict_loader
 from snnbench.model_spec import ModelSpec
@@ -105,7 +106,10 @@ def test_a_layer_receives_its_normalised_drive(norm: str, training: bool, engine
         assert layer.norm.norm.running_var is not None
         mean, variance = layer.norm.norm.running_mean, layer.norm.norm.running_var
     plain = SpikingLayer(
-        6, 8, ModelSpec(name="test", recurrent=True, input_gain=2.0), 10e-3, generator()
+        Connections(6, 8, None, recurrent=True, around=None),
+        ModelSpec(name="test", input_gain=2.0),
+        10e-3,
+        generator(),
     )
     with torch.no_grad():
         assert plain.recurrent_weight is not None

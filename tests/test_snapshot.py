@@ -15,7 +15,7 @@ from snnbench.models.layers import SpikingLayer
 from snnbench.models.network import NetworkOutput, SpikingNetwork
 from snnbench.snapshot import take_snapshot
 from snnbench.spec import RunSpec
-from tests.toy_spikes import split_from_samples, toy_spec, toy_split
+from tests.toy_spikes import heard, split_from_samples, toy_spec, toy_split
 
 CPU = torch.device("cpu")
 
@@ -86,9 +86,9 @@ def test_matrices_are_what_a_spike_of_each_input_does(changes: dict[str, Any], n
     for channel in range(12):
         impulse = torch.zeros(8, 1, 12)
         impulse[0, 0, channel] = 1
-        heard = impulse @ layer.weight.t() if layer.afferent is None else layer.afferent(impulse)
+        received = heard(layer, impulse).sum(dim=0)[0].detach()
         total = sum(w[:, channel] for w in first.values())
-        np.testing.assert_allclose(heard.sum(dim=0)[0].detach(), total, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(received, total, rtol=1e-5, atol=1e-6)
     assert layer.recurrence is not None
     np.testing.assert_array_equal(matrices["within hidden1"], layer.recurrence.detach())
     assert all(w.ndim == 2 for w in matrices.values())
