@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from snnbench.data_prep.store import SpikeSplit
+from snnbench.models.layers import SpikingLayer
 from snnbench.spec import RunSpec, load_model, make_run_spec
 
 TOY_TASK = {"task.n_units": 12, "task.n_classes": 3, "task.duration_s": 0.2}
@@ -99,11 +101,20 @@ def small(model: str) -> dict[str, Any]:
         # running figures take some tens of steps, and their time constants are longer than a sample
         overrides |= {"train.lr": 1e-2, "train.epochs": 25}
     if "conv" in settings:
-        overrides["model.hidden"] = [4 for _ in settings["hidden"]]
-        overrides["model.conv.kernels"] = [5 for _ in settings["hidden"]]
-        overrides["model.conv.strides"] = [1 for _ in settings["hidden"]]
+        n_conv = len(settings["conv"]["kernels"])
+        overrides["model.hidden"] = [4] * n_conv + [24] * (len(settings["hidden"]) - n_conv)
+        overrides["model.conv.kernels"] = [5] * n_conv
+        overrides["model.conv.strides"] = [1] * n_conv
     if "max_s" in settings.get("delays", {}):
         overrides |= {"model.delays.max_s": 0.03, "train.schedule": "constant"}
     if "taps_s" in settings.get("delays", {}):
         overrides["model.delays.taps_s"] = [0.0, 0.02, 0.04]
     return overrides
+
+
+def heard(layer: SpikingLayer, spikes: Tensor) -> Tensor:
+    """What the units of a layer receive from below, (time, batch, unit), of spikes (time, batch, input)."""
+    weight = layer.incoming_weight
+    through = spikes if weight is None else spikes @ weight.t()
+    drive: Tensor = through if layer.afferent is None else layer.afferent(through)
+    return drive
