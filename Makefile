@@ -1,5 +1,5 @@
 # make quickstart   set up .venv and run the whole path on the embedded data set
-# make test         set up .venv and run the tests
+# make test         set up .venv and run the tests, two at a time
 # make check        formatting, lint, types, import rules, freshness of generated pages
 # make board        verify the shipped entries and write leaderboards/ anew
 # make dist         wheel and sdist, and a trial of the wheel outside the checkout
@@ -16,7 +16,7 @@ quickstart: $(VENV)/.product
 	$(BIN)/snnbench quickstart --out quickstart
 
 test: $(VENV)/.tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.tests
 	$(BIN)/ruff check .

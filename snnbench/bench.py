@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from snnbench.environment import describe
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import confusion, count_by_group, count_correct
+from snnbench.model_spec import ModelSpec
 from snnbench.paths import file_sha256
 from snnbench.record import (
     Operations,
@@ -167,7 +168,7 @@ def run_seed(
             _device_name(device),
             threads=1,
             deterministic=True,
-            engine=result.engine,
+            engine=result.engine if isinstance(spec.model, ModelSpec) else None,
         ),
         started_at=started_at,
         wall_s=trained_s + time.perf_counter() - evaluating,

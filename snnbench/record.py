@@ -63,7 +63,8 @@ class Environment(_Schema):
     threads: int
     deterministic: bool
     engine: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Implementation of the scan that ran (snnbench/models/engines.py); None in records that came before."""
+    """Implementation of the scan that ran (snnbench/models/engines.py); None in records that came before, and
+    of a network without spiking layers."""
 
 
 class Operations(_Schema):

@@ -55,6 +55,7 @@ def test_a_record_has_work_and_no_spikes(finished: tuple[RunRecord, Path]):
     record, folder = finished
     assert record.operations is not None
     assert record.operations.spikes == {}
+    assert record.environment.engine is None
     # 140 steps of 35 channels
     assert record.operations.dense_macs == 140 * (4 * 8 * (35 + 8) + 8 * 20)
     assert record.n_parameters == 4 * 8 * (35 + 8 + 2) + 8 * 20 + 20
