@@ -7,13 +7,14 @@ seconds, rates in hertz.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from snnbench.baseline_spec import AnyModelSpec, CountsSpec
 from snnbench.connection_spec import DelayLineSpec, LearnedDelaySpec
@@ -319,9 +320,10 @@ class _Parts(Spec):
 
 
 class ZooEntry(Spec):
-    """A file of models/zoo: a model, how it is trained, and where it comes from."""
+    """A file of models/zoo, or one's own: a model, how it is trained, and where it comes from."""
 
     name: str
+    """Part of the names of run folders."""
     summary: str
     source: str
     model: dict[str, Any]
@@ -330,6 +332,16 @@ class ZooEntry(Spec):
     """Per task: dotted keys as in `--set`, for example {"hd": {"train.epochs": 60}}."""
     search: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Hyperparameter search space: dotted key to {low, high, log} or {choices}."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_one_word(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(
+                f"{name!r} will not do as a part of a folder's name; take letters, digits, '-', '_'"
+                " and '.', a letter or digit first"
+            )
+        return name
 
     def specs(self, task: str, overrides: Mapping[str, Any]) -> tuple[AnyModelSpec, TrainSpec]:
         """Model and training spec for a task, with the user's dotted overrides applied last.
@@ -392,7 +404,21 @@ def model_names() -> list[str]:
 
 
 def load_model(name: str) -> ZooEntry:
-    """The zoo entry called `name`; UsageError with near names if there is none."""
+    """The zoo entry called `name`, or one's own in the TOML file `name`.
+
+    Raises
+    ------
+    UsageError
+        No such entry, told with near names; a file that cannot be read, or whose model has a name of the zoo.
+    """
+    if name.endswith(".toml"):
+        entry = load_file(ZooEntry, Path(name))
+        if entry.name in model_names():
+            raise UsageError(
+                f"{name}: name = {entry.name!r} is that of a model of the zoo, and results under it would"
+                " pass for that one's; take another"
+            )
+        return entry
     return load_shipped(ZooEntry, "model", name, "snnbench.models", "zoo")
 
 

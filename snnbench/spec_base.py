@@ -106,15 +106,16 @@ def validated(kind: type[Model], data: Any, where: str) -> Model:
 def describe_validation_error(kind: type[BaseModel], error: ValidationError, where: str) -> str:
     """One line per problem: dotted path, what is wrong, what was found, near names."""
     lines = []
+    # a file stands before its keys, and other places are a part of theirs
+    file, root = (f"{where}: ", []) if where.endswith(".toml") else ("", [where] if where else [])
     for problem in error.errors():
         *parents, _ = problem["loc"] or ("",)
         keys, found_in = _walk(kind, problem["loc"])
-        path = ".".join([where, *keys] if where else keys)
+        path = ".".join([*root, *keys])
         if problem["type"] == "extra_forbidden":
             known = _fields_of(_walk(kind, parents)[1])
-            lines.append(
-                str(unknown_name("key", path, [f"{path.rpartition('.')[0]}.{k}" for k in known]))
-            )
+            near = [".".join([*root, *keys[:-1], k]) for k in known]
+            lines.append(str(unknown_name("key", path, near)))
         elif problem["type"] == "union_tag_invalid":
             kinds = list(_branches(found_in))
             lines.append(f"{path}: {unknown_name('kind', problem['ctx']['tag'], kinds)}")
@@ -139,7 +140,8 @@ def describe_validation_error(kind: type[BaseModel], error: ValidationError, whe
             lines.append(f"{path}: is missing")
         else:
             lines.append(f"{path}: {problem['msg'].lower()}, found {problem['input']!r}")
-    return "\n".join(lines)
+    # where a file as a whole is wrong there is no key
+    return "\n".join(file + line.removeprefix(": ") for line in lines)
 
 
 def _walk(kind: type[BaseModel], loc: Iterable[Any]) -> tuple[list[str], Any]:

@@ -53,6 +53,7 @@ class Sweep:
 
     task: str
     model: str
+    """A task and a model by name or file."""
     base: RunSpec
     """The run that the trials vary."""
     overrides: Mapping[str, Any]
@@ -64,7 +65,7 @@ class Sweep:
         """Name of the study: readable, and unique through a digest of base and search space."""
         text = self.base.canonical_json() + json.dumps(self.search, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        return f"{self.task}-{self.model}-{digest[:10]}"
+        return f"{self.base.task.name}-{self.base.model.name}-{digest[:10]}"
 
     def trial_spec(self, values: Mapping[str, Any], seed: int) -> RunSpec:
         """The run of a trial with these values of the searched keys."""
@@ -147,7 +148,7 @@ def make_sweep(
     data_fingerprint: str,
     overrides: Mapping[str, Any] = {},
 ) -> Sweep:
-    """A sweep of a zoo model on a task; a key that `overrides` sets leaves the search space.
+    """A sweep of a model on a task; a key that `overrides` sets leaves the search space.
 
     Raises
     ------
@@ -156,10 +157,9 @@ def make_sweep(
     UsageError
         Unknown task, model or key (with its path), or a value that does not fit.
     """
+    file = model if model.endswith(".toml") else f"zoo/{model}.toml"
     if not search:
-        raise SnnbenchError(
-            f"zoo/{model}.toml: has no [search] table, so there is nothing to sweep"
-        )
+        raise SnnbenchError(f"{file}: has no [search] table, so there is nothing to sweep")
     base = make_run_spec(
         task, model, seed=0, data_fingerprint=data_fingerprint, overrides=overrides
     )
@@ -167,7 +167,7 @@ def make_sweep(
     if not left:
         raise UsageError(f"every key of the search space is set already: {', '.join(search)}")
     sweep = Sweep(task, model, base, dict(overrides), left)
-    where = f"zoo/{model}.toml: search"
+    where = f"{file}: search"
     for key, table in left.items():
         _distribution(f"{where}.{key}", table)
     options = {

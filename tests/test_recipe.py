@@ -71,7 +71,7 @@ def test_the_recipe_that_is_spoilt_below_is_good(tmp_path: Path) -> None:
             r"\[cochlea\] and \[latency\]",
         ),
         ("n_units", "n_unit", "did you mean .*n_units"),
-        ('licence = "CC0-1.0"', "", r"words\.toml\.licence: is missing$"),
+        ('licence = "CC0-1.0"', "", r"words\.toml: licence: is missing$"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, found: str, instead: str, named: str) -> None:

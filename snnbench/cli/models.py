@@ -49,6 +49,8 @@ def list_(as_json: bool) -> None:
 def show(name: str, task: str, assignments: tuple[str, ...], as_json: bool) -> None:
     """One model: card, layers, equations with its numbers, loss, memory, settings for a task.
 
+    NAME is one of the zoo, or a TOML file of your own (docs/add-a-model.md).
+
     \b
     Example: snnbench models show rec-lif --task hd
     """
@@ -61,7 +63,7 @@ def show(name: str, task: str, assignments: tuple[str, ...], as_json: bool) -> N
     )
     explained = explain(spec)
     facts = {
-        "name": name,
+        "name": entry.name,
         "summary": entry.summary,
         "source": entry.source,
         "task": task,
@@ -208,7 +210,15 @@ def _costs(spec: RunSpec, facts: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def model_card(name: str) -> str:
-    """The model's card, Markdown."""
+    """The model's card, Markdown; of a model in a file the .md file beside it, else its name and summary."""
+    from snnbench.spec import load_model
+
+    if name.endswith(".toml"):
+        own = Path(name).with_suffix(".md")
+        if own.is_file():
+            return own.read_text("utf-8")
+        entry = load_model(name)
+        return f"# {entry.name}\n\n{entry.summary}\n\nSource: {entry.source}\n"
     card = resources.files("snnbench.models").joinpath("cards", f"{name}.md")
     if not card.is_file():
         raise UsageError(f"model {name} has no card")

@@ -93,6 +93,8 @@ def train_command(
 ) -> None:
     """Train MODEL on TASK with one seed, and test it once.
 
+    Both are names (`snnbench models list`) or TOML files of your own.
+
     \b
     Example: snnbench train hd rec-lif --data hd.h5 --seed 0 --set train.lr=1e-3
     """
@@ -169,6 +171,8 @@ def bench_command(
     as_json: bool,
 ) -> None:
     """Train MODEL on TASK with several seeds under the task's protocol.
+
+    Both are names (`snnbench models list`) or TOML files of your own.
 
     Finished seeds are taken as they are and unfinished ones continued, so the command may be stopped
     and called again.
