@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from snnbench.network_plots import BINS, draw_histograms, named_panels, write_corner
+from snnbench.network_plots import BINS, draw_histograms, named_panels, spreads, write_corner
 from snnbench.plots import QUIET, STYLE, layer_colours
 from snnbench.snapshot import Snapshot, UnitValues
 
@@ -95,4 +95,4 @@ def _draw_constant(axes: Axes, name: str, old: UnitValues, new: UnitValues, colo
 def _change(old: NDArray[np.floating], new: NDArray[np.floating], unit: str) -> str:
     """Mean and spread before and after, in two lines."""
     means = f"mean {np.mean(old):.3g} → {np.mean(new):.3g}{unit}"
-    return f"{means}\nsd {np.std(old):.2g} → {np.std(new):.2g}".replace("-", "−")
+    return f"{means}\n{spreads(old, new)}".replace("-", "−")

@@ -44,7 +44,7 @@ def weight_histograms(
             old, new = before.weights[name], after.weights[name]
             draw_histograms(axes, old, new, _symmetric_edges(old, new), BLUE)
             axes.set_title(name)
-            write_corner(axes, f"{new.size:,} weights\nsd {np.std(old):.2g} → {np.std(new):.2g}")
+            write_corner(axes, f"{new.size:,} weights\n{spreads(old, new)}")
             axes.set_xlabel("Weight")
     return figure
 
@@ -189,6 +189,12 @@ def _draw_before_and_after(
 def _symmetric_edges(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.float64]:
     largest = max(np.abs(old).max(initial=0.0), np.abs(new).max(initial=0.0)) or 1.0
     return np.linspace(-largest, largest, BINS)
+
+
+def spreads(old: NDArray[Any], new: NDArray[Any]) -> str:
+    """Standard deviations before and after training, in words; that of one number many times is 0."""
+    before, after = (0.0 if np.ptp(v) == 0 else float(np.std(v)) for v in (old, new))
+    return f"sd {before:.2g} → {after:.2g}"
 
 
 def write_corner(axes: Axes, text: str) -> None:

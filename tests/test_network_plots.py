@@ -118,3 +118,10 @@ def test_activity_has_a_step_for_every_bin_up_to_the_end():
             np.testing.assert_allclose(edges, [*np.arange(20) * 0.01, 0.195])
     before, after = (s.activity_hz["hidden1"].mean() for s in (BEFORE, AFTER))
     assert figure.axes[1].texts[0].get_text() == f"mean {before:.3g} → {after:.3g} Hz"
+
+
+def test_one_number_many_times_has_no_spread():
+    # NumPy's standard deviation of these is 7e-9
+    assert (
+        network_plots.spreads(np.full(20, 0.0747, np.float32), np.array([1.0, 3.0])) == "sd 0 → 1"
+    )
