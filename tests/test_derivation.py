@@ -182,6 +182,14 @@ def test_next_state_is_the_neurons_step(kind: str, reset: ResetMode):
 # ---- what the backward pass has to be given ---------------------------------------------------
 
 
+def in_words(value: Recipe | tuple[str, ...]) -> str:
+    """A test's name that is the same in every process: addresses of functions are not."""
+    if not isinstance(value, Recipe):
+        return " ".join(value) or "nothing"
+    through = ["through"] * value.gradient_through_reset
+    return " ".join([value.neuron.kind, value.reset, *through, *(value.parameter_gradients or ())])
+
+
 @pytest.mark.parametrize(
     ("recipe", "kept"),
     [
@@ -201,7 +209,7 @@ def test_next_state_is_the_neurons_step(kind: str, reset: ResetMode):
         (make_recipe(LEAKY, learned=("alpha",)), ("current",)),
         (make_recipe(LEAKY, learned=("alpha", "beta")), ("current", "membrane")),
     ],
-    ids=str,
+    ids=in_words,
 )
 def test_backward_pass_is_given_no_more_than_it_reads(recipe: Recipe, kept: tuple[str, ...]):
     assert derive(recipe).kept == kept
