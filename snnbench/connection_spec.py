@@ -159,3 +159,8 @@ class Connections(NamedTuple):
         if isinstance(self.below, DelayLineSpec):
             return len(self.below.taps_s)
         return int(self.below is None)
+
+    @property
+    def n_moved(self) -> int:
+        """Drives of all taps of a delay line at one step, before they are moved; 0 without one."""
+        return self.n_taps * self.n_units if isinstance(self.below, DelayLineSpec) else 0

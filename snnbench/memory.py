@@ -335,7 +335,7 @@ def _recipes(model: ModelSpec, dt_s: float) -> tuple[Recipe, Recipe]:
 def _partial_sums(connections: Sequence[Connections], sizes: list[LayerSize]) -> int:
     """Numbers in the shares of gradients by weights, while the backward pass is at the layer with most.
 
-    Weights of delays and convolutions are PyTorch's, which has no shares.
+    Weights of learned delays and convolutions are PyTorch's, which has no shares.
     """
 
     def shares(n_inputs: int, widths: list[int]) -> int:
@@ -357,10 +357,7 @@ def _partial_sums(connections: Sequence[Connections], sizes: list[LayerSize]) ->
 def _units_above(connections: Sequence[Connections], sizes: list[LayerSize]) -> list[int]:
     """How wide the gradient is that is handed down to each layer: nothing above the readout."""
     # that of the drive, and what it is before it has gone back through delays or a convolution
-    further = [
-        c.n_inputs if c.takes_spikes else c.n_units * c.n_taps * (c.below is not None)
-        for c in connections[1:]
-    ]
+    further = [c.n_inputs if c.takes_spikes else c.n_moved for c in connections[1:]]
     return [*(a.n_units + n for a, n in zip(sizes[1:], [*further, 0], strict=True)), 0]
 
 
@@ -384,7 +381,7 @@ def _validation_bytes(
     sent = [*(size.n_units for size in sizes[1:]), floats.readout and sizes[-1].n_units]
     for i, c in enumerate(connections[1:]):
         # spikes and what is made of them on the way, or drives before they are moved
-        sent[i] += 2 * c.n_inputs if c.takes_spikes else c.n_taps * c.n_units * (c.n_taps > 1)
+        sent[i] += 2 * c.n_inputs if c.takes_spikes else c.n_moved
     units = max(a + b for a, b in zip([0, *received[1:]], sent, strict=True))
     if connections[0].takes_spikes or _input_is_dense(connections, floats):
         units += spec.n_channels + max(size.n_units for size in sizes)
