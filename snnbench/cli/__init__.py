@@ -21,6 +21,7 @@ COMMANDS = {
     "bench": ("run", "Train a model with several seeds under the task's protocol."),
     "sweep": ("sweep", "Search for hyperparameters on validation data."),
     "board": ("board", "Add, verify, build and show leaderboards."),
+    "reproduce": ("reproduce", "Published experiments, done again, with a verdict."),
     "env": ("env", "Versions, devices and folders of this installation."),
 }
 

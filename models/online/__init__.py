@@ -1,0 +1,1 @@
+"""Online three-factor learning in networks of LIF neurons: the parts of `snnbench.models.superspike`."""
