@@ -215,7 +215,10 @@ class Learner:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from `state` of a learner of the same shape and settings."""
         self.blocks_done = int(state["blocks"])
-        self.distance.restore(int(state["metric.steps"]), state.get("metric.sum"))
+        total = state.get("metric.sum")
+        if total is not None:
+            total = total.to(self._metric_state.device)  # a checkpoint may be read on the CPU
+        self.distance.restore(int(state["metric.steps"]), total)
         self._metric_state.copy_(state["metric.trace"])
         self._underway.copy_(state["underway"])
         for k, layer in enumerate(self._layers):
@@ -353,26 +356,17 @@ class _LayerMemory:
             self.third[:-1], self.factor[:rows], self.worth, self._rule.eligibility,
             self._neuron.dt_s, self._rule.cutoff,
         )  # fmt: skip
-        m = _sum_over_time(self.worth, self.pre[:rows])
+        m = torch.einsum("tsi,tsj->sij", self.worth, self.pre[:rows])
         return m if self._pull is None else m - self._pull * weights
 
     def _now(self, rows: Tensor) -> Tensor:
         return rows[-self._steps :]
 
 
-def _sum_over_time(post: Tensor, pre: Tensor) -> Tensor:
-    """(time, seed, post) and (time, seed, pre) to (seed, post, pre); what is 0 all the time costs nothing."""
-    if post.shape[1] > 1:
-        return torch.einsum("tsi,tsj->sij", post, pre)
-    product = post.new_zeros(1, post.shape[2], pre.shape[2])
-    i, j = (x.any(0).squeeze(0).nonzero().squeeze(1) for x in (post, pre))
-    product[0, i[:, None], j] = post[:, 0, i].mT @ pre[:, 0, j]
-    return product
-
-
 def _transported(impulses: Tensor, feedback: Tensor) -> Tensor:
     """Impulses (time, seed, out) through F (seed, hidden, out); in most steps there are none."""
-    steps = impulses.flatten(1).any(1).nonzero().squeeze(1)
+    # squares do not cancel, and their sum costs less than to ask for any
+    steps = (impulses.flatten(1) ** 2).sum(1).nonzero().squeeze(1)
     heard = impulses.new_zeros(*impulses.shape[:2], feedback.shape[1])
     heard[steps] = torch.einsum("tsk,sik->tsi", impulses[steps], feedback)
     return heard
