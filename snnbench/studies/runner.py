@@ -126,11 +126,15 @@ def _write(
     out: Path,
     seconds: float | None,
 ) -> list[Path]:
+    import matplotlib
+
     from snnbench import plots
     from snnbench.environment import describe
 
     pictures = []
-    for end, figure in study.draw(parameters, numbers).items():
+    with matplotlib.rc_context(plots.STYLE):
+        figures = study.draw(parameters, numbers)
+    for end, figure in figures.items():
         stem = study.name + (f"-{end}" if end else "")
         for suffix in (".png", ".svg"):
             pictures.append(out / f"{stem}{suffix}")
@@ -145,7 +149,7 @@ def _write(
         "verdict": {"seen": verdict.seen, "sentence": verdict.sentence},
         "parameters": dataclasses.asdict(parameters),
         "seeds": list(seeds),
-        "numbers": numbers,
+        "numbers": {k: v for k, v in numbers.items() if not k.startswith("_")},
         "pictures": [p.name for p in pictures],
         "seconds": None if seconds is None else round(seconds, 1),
         "date": date.today().isoformat(),

@@ -85,11 +85,13 @@ class Study:
     jobs: Callable[[Any, Sequence[int], Data], list[Job]]
     """jobs(parameters, seeds, data)"""
     summarise: Callable[[Any, Sequence[tuple[Job, dict[str, Any]]]], dict[str, Any]]
-    """summarise(parameters, [(job, result)]) -> the numbers of the report."""
+    """summarise(parameters, [(job, result)]) -> the numbers of the report; what begins with _ is for the
+    pictures only."""
     judge: Callable[[Any, dict[str, Any]], Verdict]
     """judge(parameters, numbers)"""
     draw: Callable[[Any, dict[str, Any]], dict[str, Figure]]
-    """draw(parameters, numbers) -> figures by the end of their name; "" is the main one."""
+    """draw(parameters, numbers) -> figures by the end of their name; "" is the main one. Called within
+    `matplotlib.rc_context(snnbench.plots.STYLE)`."""
     trial: Mapping[str, Any] = field(default_factory=dict)
     """Parameters of a quick look, `--trial`: everything runs, nothing is judged."""
     films: Callable[[Any, dict[str, Any], Path], list[Path]] | None = None
