@@ -59,15 +59,16 @@ class Fixed:
 
 
 class Learned:
-    """Feedback weights of their own that take the forward weights' changes, and both forget a little.
+    """Feedback weights of their own that take the forward weights' changes, transposed, and forget a little.
 
-    So they become each other's transposes without ever being copied (Kolen & Pollack 1994; Akrout et al.
-    2019). Here only the feedback weights forget, which suffices where forward weights are bounded.
+    So they come near the transposes without ever being copied (Kolen & Pollack 1994; Akrout et al. 2019). In
+    those papers both forget, and so become equal; here forward weights do not, and what they began with stays
+    a difference.
     """
 
     learns_hidden = True
 
-    def __init__(self, steps: Sequence[Tensor], decay: float = 0.01) -> None:
+    def __init__(self, steps: Sequence[Tensor], decay: float = 0.001) -> None:
         self._steps = [b.clone() for b in steps]
         self._decay = decay
 

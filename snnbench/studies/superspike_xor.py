@@ -1,7 +1,7 @@
 """Exclusive or of spike times (Zenke & Ganguli 2018, fig. 5): hidden units needed.
 
 Three groups of 100 inputs. In every group each unit fires once, at a frozen time within 10 ms: the first
-group with the stimulus' onset, each of the two others early, with the first, or late, 10 ms after it. Output 0
+group with the onset, each of the two others early, with the first, or late, 10 ms after it. Output 0
 should fire where both are early or both late, output 1 otherwise, within the stimulus and 15 ms after it.
 Spikes of 4 Hz are in the background, and stimuli come after gaps of random length.
 
