@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from snnbench.plots import BLUE, GREEN, INK, ORANGE, PINK, QUIET, SKY
 
@@ -71,6 +72,14 @@ def membrane(
         axes.plot([t * dt_s * 1e3] * 2, [-50, -42], color=INK, lw=1.0)
     axes.set_ylabel("membrane (mV)")
     axes.set_ylim(min(-75.0, float(u.min()) - 1), -40)
+
+
+def plain_log(axes: Axes) -> None:
+    """A logarithmic vertical axis with plain numbers at 1, 2 and 5."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _endless() -> Any:

@@ -142,7 +142,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
             )
             axes.plot(times, np.mean(cases[name]["curves"], 0), color=colour, label=label)
         axes.set_xlabel("training (s of biological time)")
-        axes.set_yscale("log")
+        raster_plots.plain_log(axes)
         axes.legend(fontsize=7)
     left.set_ylabel("van Rossum distance")
     left.set_title(f"by feedback, {p.hidden} hidden cells")

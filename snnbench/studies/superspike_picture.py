@@ -32,6 +32,8 @@ BAND = 0.2
 BLOCKS_INSIDE, OF_BLOCKS = 45, 50
 TALK_S = (0.0, 31.44, 41.92, 744.08)
 """Training times of the talk's film slides."""
+APART_S = 4.5
+"""Between two loops that are kept: until one begins, and its length."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,7 @@ class Parameters:
 def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
     """One a seed."""
     pattern, published = _pattern(p, data)
-    frames = [t for t in TALK_S if t < p.seconds - 5]
-    more = np.geomspace(2.0, max(p.seconds - 10, 4.0), p.film_frames)
-    last = -10.0
-    for t in sorted([*frames, *more]):
-        # a loop has to end before the next begins to be kept
-        if t in frames or (t - last > 6 and all(abs(t - f) > 6 for f in frames)):
-            frames = sorted({*frames, round(float(t), 2)})
-            last = t
+    frames = _frame_times(p)
     return [
         Job(
             f"seed-{seed}",
@@ -92,6 +87,16 @@ def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
         )
         for seed in seeds
     ]
+
+
+def _frame_times(p: Parameters) -> list[float]:
+    """The talk's times, and others in growing distance; each loop ends before the next is due."""
+    latest = max(p.seconds - APART_S, 0.0)
+    frames = [t for t in TALK_S if t <= latest]
+    for t in np.geomspace(APART_S, max(latest, APART_S), p.film_frames).round(2).tolist():
+        if t <= latest and all(abs(t - other) >= APART_S for other in frames):
+            frames.append(t)
+    return sorted(frames)
 
 
 def _pattern(p: Parameters, data: Data) -> tuple[dict[str, Any], str]:
@@ -196,7 +201,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
         )
     axes.set_xlabel("training (s of biological time)")
     axes.set_ylabel("van Rossum distance")
-    axes.set_yscale("log")
+    raster_plots.plain_log(axes)
     axes.legend()
     wanted = [f for f in numbers["_frames"] if f["wanted_s"] in TALK_S]
     return {"": figure, "rasters": _rasters(p, numbers, wanted)} if wanted else {"": figure}
@@ -289,5 +294,5 @@ STUDY = Study(
     judge=judge,
     draw=draw,
     films=films,
-    trial={"seconds": 6.0, "hidden": 32, "film_frames": 3},
+    trial={"seconds": 10.0, "hidden": 32, "film_frames": 3},
 )

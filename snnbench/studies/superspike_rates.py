@@ -22,7 +22,8 @@ from snnbench.studies.study import Data, Job, Study, Verdict
 GRID = tuple(10 ** (k / 2) for k in range(-5, 6))
 """Half decades around the centre of each kind."""
 CENTRES = {"fixed": 300.0, "rmsprop": 0.3, "rmaxprop": 1.0}
-WORKS_BELOW = 10.0
+WORKS_BELOW, RAN_AWAY = 10.0, 1e3
+"""A distance that counts as learnt, and what counts where rates ran away."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> d
         kind: {"rates": [], "median": [], "low": [], "high": []} for kind in CENTRES
     }
     for job, r in results:
-        ends = [c[-1] if c and "diverged" not in r else np.inf for c in r["metric"]]
+        ends = [c[-1] if c and "diverged" not in r else RAN_AWAY for c in r["metric"]]
         of = kinds[job.arguments["update"]]
         of["rates"].append(job.arguments["rate_mv"])
-        low, median, high = (float(min(x, 1e3)) for x in np.quantile(ends, [0.25, 0.5, 0.75]))
+        low, median, high = (float(x) for x in np.quantile(ends, [0.25, 0.5, 0.75]))
         of["median"].append(median)
         of["low"].append(low)
         of["high"].append(high)
