@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -482,6 +485,19 @@ def test_window_errors_by_hand():
     expected[9, 0, 0] = 1
     torch.testing.assert_close(impulses, expected)
     assert errors.solved(spikes, windows) == [[False, True]]
+
+
+def test_the_code_of_its_page_runs():
+    page = (Path(__file__).resolve().parents[1] / "docs" / "superspike.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "superspike.md", "exec"), names)
+    assert names["learner"].settings.rule.name == "boxcar"
+    assert len(names["block"].spikes) == 2
+    names["learner"] = Learner(small_weights(100, 1), settings=names["learner"].settings)
+    names["learner"].run(names["inputs"], names["targets"])
 
 
 # -- learner: seeds, state, bad input ---------------------------------------------------------------
