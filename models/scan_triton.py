@@ -100,7 +100,7 @@ def triton_language() -> Any:
         import triton.language
     except ImportError as error:
         raise SnnbenchError(
-            "the scan on a GPU needs triton, which is not installed: PyTorch for CUDA brings it; "
+            "work on a GPU needs triton, which is not installed: PyTorch for CUDA brings it; "
             "else `pip install triton`"
         ) from error
     return triton.language

@@ -390,7 +390,8 @@ def initial_weights(
 ) -> list[Tensor]:  # fmt: skip
     """Weights from N(0, w0 / sqrt(pre)) within the bound, (seed, post, pre) for each layer.
 
-    sizes are of input, hidden layers, output; one generator for each seed.
+    sizes are of input, hidden layers, output; one generator for each seed, of the CPU, so that a seed is the
+    same on all devices.
 
     Raises
     ------

@@ -26,7 +26,7 @@ class Window:
 
 def train_errors(spikes: Tensor, targets: Tensor) -> Tensor:
     """Target spikes minus output spikes, (time, seed or 1, unit) (Zenke & Ganguli 2018, eq. 3)."""
-    return targets.to(spikes.dtype) - spikes
+    return targets.to(spikes) - spikes
 
 
 def window_errors(spikes: Tensor, windows: Sequence[Sequence[Window]]) -> Tensor:

@@ -104,7 +104,7 @@ def make_feedback(
     weights
         (seed, post, pre) of each layer.
     generators
-        One for each seed, drawn from where the strategy is random.
+        One for each seed, of the CPU, drawn from where the strategy is random.
     sign
         1 or -1 makes all random feedback positive or negative, 0 leaves it mixed.
 

@@ -70,7 +70,7 @@ def van_rossum(first: Tensor, second: Tensor, kernel: Filter, dt_s: float) -> Te
     from snnbench.models.online.kernels import errors as relax
 
     tail = math.ceil(20 * kernel.decay_s / dt_s)
-    difference = torch.nn.functional.pad((first - second).double(), (0, 0, 0, tail)).numpy()
+    difference = torch.nn.functional.pad((first - second).double().cpu(), (0, 0, 0, tail)).numpy()
     units = difference.shape[1]
     out = torch.empty(difference.shape[0] + 1, units, dtype=torch.float64)
     state = torch.zeros(2, units, dtype=torch.float64).numpy()
