@@ -8,8 +8,9 @@ Lillicrap et al. 2016.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from snnbench.studies import raster_plots
 from snnbench.studies.pattern_learning import learn, task
 from snnbench.studies.patterns import logo
 from snnbench.studies.runner import mean_and_interval
-from snnbench.studies.study import Data, Job, Study, Verdict
+from snnbench.studies.study import Data, Job, Report, Study, Verdict
 
 KINDS = ("random", "uniform", "learned", "frozen")
 """Frozen has no hidden learning; its distance is what the others are measured against."""
@@ -39,6 +40,14 @@ class Parameters:
 def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
     """One for each kind and seed."""
     pattern = logo(data)
+    credit = {"pattern": pattern, "seed": seeds[0], "hidden": p.hidden}
+    return [
+        Job("credit", hear_one_error, credit),
+        *_learning(p, seeds, pattern),
+    ]
+
+
+def _learning(p: Parameters, seeds: Sequence[int], pattern: Mapping[str, Any]) -> list[Job]:
     return [
         Job(
             f"{kind}-{seed}",
@@ -60,8 +69,36 @@ def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
     ]
 
 
+def hear_one_error(a: Mapping[str, Any], report: Report, scratch: Path) -> dict[str, Any]:
+    """What every unit hears of the first half second's errors, by kind of feedback, before learning.
+
+    Returns for each kind the hidden units' error traces (unit, point), and the output's; a point is 5 ms.
+    """
+    import torch
+
+    from snnbench.models.online.feedback import make_feedback
+    from snnbench.models.superspike import Learner, initial_weights
+    from snnbench.studies.patterns import load_pattern
+
+    pattern = load_pattern(a["pattern"], 1e-4, a["seed"])
+    sizes = (pattern.inputs.shape[2], a["hidden"], pattern.targets.shape[2])
+    heard: dict[str, Any] = {}
+    for kind in ("symmetric", "random", "uniform"):
+        generators = [torch.Generator().manual_seed(a["seed"])]
+        weights = initial_weights(sizes, generators)
+        learner = Learner(weights, make_feedback(kind, weights, generators))
+        steps = learner.settings.steps
+        done = learner.run(pattern.inputs[:steps], pattern.targets[:steps], learn=False)
+        hidden, output = (x[::50, 0].mT for x in done.errors)
+        heard[kind] = [[round(x, 6) for x in row] for row in hidden.tolist()]
+        heard["output"] = [[round(x, 6) for x in row] for row in output.tolist()]
+    return {"source": pattern.source, "heard": heard}
+
+
 def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> dict[str, Any]:
     """Angles over time, early and late; distances at the end."""
+    heard = next(r["heard"] for job, r in results if job.key == "credit")
+    results = [(job, r) for job, r in results if job.key != "credit"]
     kinds: dict[str, Any] = {kind: {"angles": [], "at_end": []} for kind in KINDS}
     for job, r in results:
         of = kinds[job.arguments["feedback"]]
@@ -80,6 +117,7 @@ def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> d
         "data": results[0][1]["source"],
         "times_s": [20.0 * k for k in range(points)],
         "kinds": kinds,
+        "_heard": heard,
     }
 
 
@@ -118,7 +156,30 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
     axes.set_ylim(0, 120)
     axes.set_yticks([0, 30, 60, 90, 120])
     axes.legend(loc="lower left")
-    return {"": figure}
+    return {"": figure, "credit": _credit(numbers)}
+
+
+def _credit(numbers: dict[str, Any]) -> Figure:
+    """Errors of the output, and what hidden units make of them."""
+    figure = titled_figure(
+        8.6,
+        3.6,
+        "Who hears of which error",
+        "Error traces before learning; blue: fire more, red: fire less. Each panel in its own scale",
+        numbers["data"],
+    )
+    names = ("output", "symmetric", "random", "uniform")
+    for axes, name in zip(figure.subplots(1, 4, sharex=True), names, strict=True):
+        x = np.asarray(numbers["_heard"][name])
+        largest = float(np.abs(x).max()) or 1.0
+        axes.imshow(
+            x, aspect="auto", origin="lower", cmap="RdBu", vmin=-largest, vmax=largest,
+            extent=(0, x.shape[1] * 5e-3, 0, len(x)),
+        )  # fmt: skip
+        axes.set_title(name if name == "output" else f"hidden, {name}")
+        axes.set_xlabel("time (s)")
+    figure.axes[0].set_ylabel("unit")
+    return figure
 
 
 STUDY = Study(

@@ -12,7 +12,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from snnbench.plots import BLUE, GREEN, INK, ORANGE, PINK, QUIET, SKY
 
 COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, INK, QUIET)
-METRIC_LABEL = "van Rossum distance (wrong spikes a second × 4)"
+METRIC_LABEL = "van Rossum distance"
 
 
 def curves(

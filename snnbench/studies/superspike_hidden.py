@@ -108,7 +108,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
         right.plot(k + spread, case["at_end"], "o", ms=3, color=colour, alpha=0.7)
     right.set_xticks(range(len(cases)), [n.replace(", ", "\n") for n in cases], fontsize=7)
     right.axhline(LEARNT_BELOW, color=QUIET, lw=0.7, ls=":")
-    left.set_ylim(-1, 60)
+    left.set_ylim(-1, 85)
     return {"": figure}
 
 

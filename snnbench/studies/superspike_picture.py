@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from snnbench.errors import SnnbenchError
 from snnbench.plots import BLUE, GREEN, INK, ORANGE, QUIET, titled_figure
@@ -152,6 +153,7 @@ def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> d
         "metric_mean": mean.tolist(),
         "hidden_hz": float(np.mean([r["rates_hz"][0] for _, r in results])),
         "output_hz": float(np.mean([r["rates_hz"][1] for _, r in results])),
+        "raster_correlation": raster_correlation(first["frames"], first["targets"]),
         "hits": float(np.mean([r["hits"] for _, r in results])),
         "published": [],
         "_frames": first["frames"],
@@ -167,10 +169,35 @@ def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> d
     return numbers
 
 
+def raster_correlation(
+    frames: Sequence[dict[str, Any]], targets: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """(training time, correlation) of the output's raster with the target's, counted in 10 ms by unit."""
+    if not frames:
+        return []
+    columns = round(COLUMN_S / DT_S)
+    rows = 1 + max(unit for _, unit in targets)
+    width = 1 + max(t for t, _ in targets) // columns
+
+    def picture(events: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        counts = np.zeros((rows, width))
+        for t, unit in events:
+            if t // columns < width and unit < rows:
+                counts[unit, t // columns] += 1
+        return counts.ravel()
+
+    wanted = picture(targets)
+    found = [(f["time_s"], picture(f["layers"][-1])) for f in frames]
+    return [[t, float(np.corrcoef(x, wanted)[0, 1]) if x.any() else 0.0] for t, x in found]
+
+
 def judge(p: Parameters, numbers: dict[str, Any]) -> Verdict:
     """Against the published curve, where there is one for this target."""
     metric = numbers["metric_mean"]
     ran = f"Distance {metric[0]:.1f} before learning, {metric[-1]:.1f} at the end"
+    alike = numbers["raster_correlation"]
+    if alike:
+        ran += f"; the raster's correlation with the target goes from {alike[0][1]:.2f} to {alike[-1][1]:.2f}"
     if not numbers["published"]:
         return Verdict(None, f"{ran}; no published curve for this target ({numbers['data']}).")
     last = float(np.mean(metric[-10:]))
@@ -178,8 +205,9 @@ def judge(p: Parameters, numbers: dict[str, Any]) -> Verdict:
     inside = numbers["blocks_inside"]
     return Verdict(
         inside >= BLOCKS_INSIDE and abs(last / published_last - 1) <= BAND,
-        f"Blocks 0, 1, 2: {metric[0]:.1f}, {metric[1]:.1f}, {metric[2]:.1f} (published 163.9, 108.4, 67.9); "
-        f"last ten {last:.1f} ({published_last:.1f}); {inside} of {OF_BLOCKS} blocks within {BAND:.0%}.",
+        f"Blocks 0, 1, 2: {metric[0]:.1f}, {metric[1]:.1f}, {metric[2]:.1f} (published 163.9, 108.4, 67.9);"
+        f" last ten {last:.1f} ({published_last:.1f}); {inside} of {OF_BLOCKS} blocks within {BAND:.0%}."
+        f" {ran}.",
     )
 
 
