@@ -103,7 +103,7 @@ def layer_in_brian(
         on_pre="current_post += w", delay=delay * dt, **made,
     )  # fmt: skip
     synapses.connect()
-    synapses.w = weights[synapses.j[:], synapses.i[:]]
+    synapses.w = weights.T.ravel()  # targets of an input side by side
     synapses.run_regularly(
         f"raw += p_pre * int(p_pre > cutoff) * {line[-1]}_post\n"
         "eligibility += to_decay * (raw - eligibility)\n"
