@@ -190,7 +190,7 @@ STUDY = Study(
     " symmetric feedback falls from the beginning to the last fifth of training, by more than the 95 %"
     " interval over seeds",
     parameters=Parameters(),
-    seeds=3,
+    seeds=8,
     jobs=jobs,
     summarise=summarise,
     judge=judge,

@@ -321,8 +321,8 @@ def _bar(axes: Any, k: int, m: Mapping[str, Any]) -> None:
     spread = np.linspace(-0.06, 0.06, len(values)) if len(values) > 1 else np.zeros(1)
     axes.plot(k - 0.17 + spread, values, "o", ms=3.6, color="white", mec=INK, mew=0.8, zorder=4)
     axes.plot(k + 0.2, validation, "D", ms=4.2, color=INK, mec="white", mew=0.6, zorder=4)
-    top = max(mean + half, values.max(), validation)
-    axes.text(k, top + 2.5, f"{mean:.1f}", ha="center", va="bottom", fontsize=8.5)
+    top = max(mean + half, values.max())
+    axes.text(k, top + 1.5, f"{mean:.1f}", ha="center", va="bottom", fontsize=8.5)
 
 
 def _legend(figure: Figure, axes: Any, classes: Sequence[str], *, intervals: bool) -> None:
@@ -331,7 +331,7 @@ def _legend(figure: Figure, axes: Any, classes: Sequence[str], *, intervals: boo
     mark: dict[str, Any] = {"ls": "none", "color": INK}
     entries += axes.plot([], [], "o", ms=3.6, mfc="white", mew=0.8, label="a seed", **mark)
     if intervals:
-        label = "95 % of the mean"
+        label = "95 % interval of the mean"
         entries.append(axes.errorbar([], [], [], color=INK, lw=1.1, capsize=3, label=label, ls=""))
     entries += axes.plot([], [], "D", ms=4.2, label="validation", **mark)
     figure.legend(

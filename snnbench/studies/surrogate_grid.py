@@ -1,0 +1,184 @@
+"""Small networks trained with any surrogate on random manifolds or latency MNIST: work of two studies.
+
+Data and network follow Zenke & Vogels (2021): ten manifolds of 20 units in 50 ms, 100 hidden LIF units,
+steps of 1 ms, 100 of them, leaky readout with its maximum over time, Adam. To fit into minutes there are
+fewer samples and epochs, and no activity regulariser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from snnbench.studies.study import Report
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+SHAPES: dict[str, tuple[str, bool]] = {
+    "fast sigmoid": ("superspike", False),
+    "sigmoid": ("sigmoid", False),
+    "triangle": ("triangle", False),
+    "asymptotic": ("superspike", True),
+}
+"""The paper's name: shape of ours, and whether its value at threshold grows with the slope."""
+CLASSES, DT_S, STEPS = 10, 1e-3, 100
+BATCH = 128
+
+
+def task(
+    shape: str, slope: float, lr: float, *, seed: int, epochs: int, per_class: int, hidden: int,
+    recurrent: bool = False, through_reset: bool = False, through_recurrence: bool = True,
+    mnist: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """Arguments of a job of `train`; `mnist` is a converted file, "" takes random manifolds."""
+    return {
+        "shape": shape, "slope": slope, "lr": lr, "seed": seed, "epochs": epochs,
+        "per_class": per_class, "hidden": hidden, "recurrent": recurrent,
+        "through_reset": through_reset, "through_recurrence": through_recurrence, "mnist": mnist,
+    }  # fmt: skip
+
+
+def train(a: Mapping[str, Any], report: Report, scratch: Path) -> dict[str, Any]:
+    """Train one network; the epoch is the one that is best on validation samples.
+
+    Returns
+    -------
+    accuracy on test samples, validation, hidden_spikes of a sample, finite: whether the loss stayed a number.
+    """
+    import torch
+    from torch.nn import functional
+
+    from snnbench.model_spec import ModelSpec
+    from snnbench.models.network import build
+    from snnbench.seeding import make_generator
+
+    kind, grows = SHAPES[a["shape"]]
+    load, what = (_mnist, a["mnist"]) if a["mnist"] else (_manifolds, a["seed"])
+    (x, y), valid, test = load(what, a["per_class"])
+    network = build(
+        ModelSpec.model_validate(
+            {
+                "name": "surrogate-grid",
+                "hidden": [a["hidden"]],
+                "recurrent": a["recurrent"],
+                "gradient_through_recurrence": a["through_recurrence"],
+                "neuron": {
+                    "kind": "lif",
+                    "tau_mem_s": 10e-3,
+                    "tau_syn_s": 5e-3,
+                    "gradient_through_reset": a["through_reset"],
+                },
+                "surrogate": {
+                    "kind": kind,
+                    "slope": a["slope"],
+                    "peak": a["slope"] if grows else 1.0,
+                },
+                "readout": {"kind": "leaky", "tau_mem_s": 20e-3, "tau_syn_s": 5e-3},
+                "input_gain": 2.0 if a["mnist"] else 3.0,
+            }
+        ),
+        x.shape[2],
+        CLASSES,
+        DT_S,
+        make_generator(a["seed"], "init"),
+    )
+    optimiser = torch.optim.Adam(network.parameters(), lr=a["lr"])
+    order = make_generator(a["seed"], "order")
+    best, finite = (-1.0, 0.0, 0.0), True
+    for epoch in range(a["epochs"]):
+        for rows in torch.randperm(len(y), generator=order).split(BATCH):
+            loss = functional.cross_entropy(network(x[:, rows].float()).logits, y[rows])
+            if not loss.isfinite():
+                finite = False
+                break
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        valid_accuracy, _ = _accuracy(network, valid)
+        if valid_accuracy > best[0]:
+            best = (valid_accuracy, *_accuracy(network, test))
+        report((epoch + 1) / a["epochs"])
+        if not finite:
+            break
+    return {
+        "validation": best[0],
+        "accuracy": best[1],
+        "hidden_spikes": best[2],
+        "finite": finite,
+    }
+
+
+def _accuracy(network: Any, split: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    import torch
+
+    x, y = split
+    with torch.inference_mode():
+        out = network(x.float())
+    spikes = float(sum(c.sum(1).mean() for c in out.spike_counts))
+    return float((out.logits.argmax(1) == y).double().mean()), spikes
+
+
+@lru_cache(maxsize=2)
+def _manifolds(seed: int, per_class: int) -> list[tuple[Tensor, Tensor]]:
+    """Training, validation and test samples: (time, sample, unit) uint8, and labels."""
+    from snnbench.data_prep.randman import draw, evaluate, spectrum
+    from snnbench.data_prep.recipe import load_recipe
+
+    spec = load_recipe("randman").randman
+    assert spec is not None
+    held = max(10, per_class // 4)
+    counts = spec.per_class.model_copy(update={"train": per_class, "valid": held, "test": held})
+    spec = spec.model_copy(update={"seed": seed, "per_class": counts})
+    sizes = (per_class, held, held)
+    parts: list[list[tuple[Any, Any]]] = [[], [], []]
+    for label in range(CLASSES):
+        manifold, points = draw(spec, 20, label)
+        values = evaluate(manifold, spectrum(spec.spectrum, spec.alpha), points)
+        low, high = values.min(0), values.max(0)
+        times_s = (values - low) / (high - low + 1e-7) * 50e-3
+        at = 0
+        for part, size in zip(parts, sizes, strict=True):
+            part.append((times_s[at : at + size], np.full(size, label)))
+            at += size
+    return [_dense_times(*map(np.concatenate, zip(*part, strict=True))) for part in parts]
+
+
+def _dense_times(times_s: Any, labels: Any) -> tuple[Tensor, Tensor]:
+    import torch
+
+    samples, units = times_s.shape
+    x = np.zeros((STEPS, samples, units), np.uint8)
+    step = np.floor(times_s / DT_S).astype(int)
+    x[step, np.arange(samples)[:, None], np.arange(units)] = 1
+    return torch.from_numpy(x), torch.from_numpy(labels.astype(np.int64))
+
+
+@lru_cache(maxsize=1)
+def _mnist(path: str, per_class: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The first samples of each split."""
+    from snnbench.data_prep.store import SpikeDataset
+
+    with SpikeDataset.open(Path(path)) as dataset:
+        n = CLASSES * per_class
+        held = max(100, n // 4)
+        return [
+            _dense_events(dataset.split("train"), n),
+            _dense_events(dataset.split("valid"), held),
+            _dense_events(dataset.split("test"), held),
+        ]
+
+
+def _dense_events(split: Any, count: int) -> tuple[Tensor, Tensor]:
+    import torch
+
+    part = split.read(0, min(count, len(split)))
+    x = np.zeros((STEPS, len(part.labels), 784), np.uint8)
+    sample = np.repeat(np.arange(len(part.labels)), np.diff(part.offsets))
+    x[np.minimum((part.times / DT_S).astype(int), STEPS - 1), sample, part.units] = 1
+    return torch.from_numpy(x), torch.from_numpy(part.labels.astype(np.int64))
