@@ -153,8 +153,9 @@ class Stimuli:
         from snnbench.models.online.errors import Window
 
         shown = round((WITHIN_S + AFTER_S) / self._dt_s)
-        noise = self._rng.random((self._steps, GROUP * GROUPS)) < BACKGROUND_HZ * self._dt_s
-        spikes: NDArray[np.uint8] = noise.astype(np.uint8)
+        spikes: NDArray[np.uint8] = np.zeros((self._steps, GROUP * GROUPS), np.uint8)
+        noise = self._rng.poisson(BACKGROUND_HZ * self._dt_s * spikes.size)
+        spikes.flat[self._rng.integers(0, spikes.size, noise)] = 1
         windows, at = [], self._gap()
         while at + shown < self._steps:
             codes = self._rng.integers(0, 2, 2)

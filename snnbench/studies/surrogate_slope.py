@@ -142,8 +142,8 @@ STUDY = Study(
     shows="slopes from 0.1 to 1000, with and without gradient through reset and recurrence",
     source="Zenke & Vogels 2021; talk, slide on steepness",
     criterion="on random manifolds: fast sigmoid with the reset detached stays within 5 points of its best"
-    " for slopes of 1 to 100; and where the peak is the slope, gradient through the reset costs at least 5 points"
-    " in the mean over slopes of 50 and more",
+    " for slopes of 1 to 100; and where the peak is the slope, gradient through the reset costs at least 5"
+    " points in the mean over slopes of 50 and more",
     parameters=Parameters(),
     seeds=2,
     jobs=jobs,
