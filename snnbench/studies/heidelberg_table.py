@@ -253,16 +253,18 @@ def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> d
 def judge(p: Parameters, numbers: dict[str, Any]) -> Verdict:
     """Whether each pair differs by more than both half-widths together."""
     models = numbers["models"]
-    told = ", ".join(
-        "{} {:.1f} ± {:.1f} %".format(n, 100 * m["test"]["mean"], 100 * m["test"]["half_width_95"])
-        for n, m in models.items()
-    )
+    told = ", ".join(f"{name} {_percent(m['test'])}" for name, m in models.items())
     told = f"Test accuracy, {numbers['data']}: {told}."
     if missing := {name for pair in ORDER for name in pair} - set(models):
         return Verdict(None, f"{told} Without {', '.join(sorted(missing))} there is no order.")
     close = [pair for pair in ORDER if not _beats(*(models[name]["test"] for name in pair))]
     failed = "; ".join(f"{better} does not beat {worse} clearly" for better, worse in close)
     return Verdict(not close, f"{told} {failed[0].upper()}{failed[1:]}." if close else told)
+
+
+def _percent(x: Mapping[str, float]) -> str:
+    half = f" ± {100 * x['half_width_95']:.1f}" if x["n"] > 1 else ""  # one seed has no interval
+    return f"{100 * x['mean']:.1f}{half} %"
 
 
 def _beats(better: Mapping[str, float], worse: Mapping[str, float]) -> bool:
