@@ -131,8 +131,8 @@ STUDY = Study(
     name="sparse-mnist",
     shows="images told with a handful of spikes: accuracy against spikes per sample",
     source="Talk, slides on MNIST and Fashion-MNIST",
-    criterion="on MNIST some strength of the bound loses at most 1.5 points of test accuracy against none, with"
-    " at most 60 hidden spikes per sample",
+    criterion="on MNIST some strength of the bound loses at most 1.5 points of test accuracy against none,"
+    " with at most 60 hidden spikes per sample",
     parameters=Parameters(),
     seeds=3,
     jobs=jobs,

@@ -1,0 +1,333 @@
+"""One task and one table for the families of credit assignment that the talk goes through.
+
+Four classes of frozen latency patterns: 40 inputs fire once each within 50 ms, with jitter at every
+presentation; test presentations come from other random numbers. Some families have a single layer by
+construction. Online rules see their presentations one after the other; the others in batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from snnbench.plots import BLUE, GREEN, ORANGE, QUIET, titled_figure
+from snnbench.studies.runner import mean_and_interval
+from snnbench.studies.study import Data, Job, Report, Study, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INPUTS, CLASSES, HIDDEN, WITHIN_S = 40, 4, 16, 50e-3
+ABOVE, BESIDE = 0.6, 0.03
+
+
+@dataclass(frozen=True)
+class Family:
+    """A way to learn the task."""
+
+    learn: Callable[[Mapping[str, Any], Report], float]
+    hidden: int
+    online: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What can be set."""
+
+    jitter_s: float = 6e-3
+    presentations: int = 2000
+    """In a pass; batch learners make several."""
+    passes: int = 20
+    online_s: float = 600.0
+    """Biological time of the online rules, about ten presentations a second."""
+
+
+class Presentations:
+    """Jittered spike times of frozen patterns, from a seed; test and training differ in `stream`."""
+
+    def __init__(self, seed: int, jitter_s: float, stream: int) -> None:
+        import torch
+
+        frozen = torch.Generator().manual_seed(seed)
+        self.patterns = (
+            torch.rand(CLASSES, INPUTS, generator=frozen, dtype=torch.float64) * WITHIN_S
+        )
+        self._jitter_s = jitter_s
+        self._generator = torch.Generator().manual_seed(1000 * (seed + 1) + stream)
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Times (sample, input) in s, and labels."""
+        import torch
+
+        labels = torch.randint(CLASSES, (count,), generator=self._generator)
+        noise = torch.randn(count, INPUTS, generator=self._generator, dtype=torch.float64)
+        return (self.patterns[labels] + self._jitter_s * noise).clamp(0, WITHIN_S), labels
+
+
+def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
+    """One for each family and seed."""
+    told = {
+        "jitter_s": p.jitter_s, "presentations": p.presentations, "passes": p.passes,
+        "online_s": p.online_s,
+    }  # fmt: skip
+    return [
+        Job(f"{name.replace(' ', '-')}-{seed}", learn, {"family": name, "seed": seed, **told})
+        for name in FAMILIES
+        for seed in seeds
+    ]
+
+
+def learn(a: Mapping[str, Any], report: Report, scratch: Path) -> dict[str, Any]:
+    """Accuracy on 1000 test presentations, and seconds of learning."""
+    started = time.process_time()
+    accuracy = FAMILIES[a["family"]].learn(a, report)
+    return {"accuracy": accuracy, "seconds": time.process_time() - started}
+
+
+def _data(a: Mapping[str, Any]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    train = Presentations(a["seed"], a["jitter_s"], 1).draw(a["presentations"])
+    return train, Presentations(a["seed"], a["jitter_s"], 2).draw(1000)
+
+
+def _batches(a: Mapping[str, Any], report: Report, size: int = 50) -> Any:
+    import torch
+
+    generator = torch.Generator().manual_seed(a["seed"])
+    for k in range(a["passes"]):
+        yield from torch.randperm(a["presentations"], generator=generator).split(size)
+        report((k + 1) / a["passes"])
+
+
+def _single_layer(a: Mapping[str, Any], report: Report, *, escape: bool) -> float:
+    """Tempotron or escape noise: one layer on evoked potentials in steps of 1 ms."""
+    import torch
+
+    from snnbench.models.credit_escape import escape_step, expected_spikes
+    from snnbench.models.credit_tempotron import potentials, tempotron_scores, tempotron_step
+
+    (times, labels), (test_times, test_labels) = _data(a)
+    grid = torch.arange(1, 81, dtype=torch.float64) * 1e-3
+    evoked = potentials(times, grid)
+    generator = torch.Generator().manual_seed(a["seed"])
+    weights = 0.1 * torch.randn(CLASSES, INPUTS, generator=generator, dtype=torch.float64)
+    for rows in _batches(a, report):
+        if escape:
+            weights += escape_step(weights, evoked[rows], labels[rows], 1e-3, rate=0.02)
+        else:
+            weights += tempotron_step(weights, evoked[rows], labels[rows], rate=0.05)
+    shown = potentials(test_times, grid)
+    scores = (
+        expected_spikes(weights, shown, 1e-3)[0] if escape else tempotron_scores(weights, shown)
+    )
+    return _share(scores, test_labels)
+
+
+def _spike_times(a: Mapping[str, Any], report: Report) -> float:
+    import torch
+
+    from snnbench.models.credit_spike_times import first_spikes, loss_of, weight_cost
+
+    (times, labels), (test_times, test_labels) = _data(a)
+    tau_s = 20e-3
+    z, test_z = torch.exp(times / tau_s), torch.exp(test_times / tau_s)
+    generator = torch.Generator().manual_seed(a["seed"])
+    layers = [
+        (3 / n + torch.randn(m, n, generator=generator, dtype=torch.float64) / n**0.5)
+        .requires_grad_(True)
+        for m, n in ((HIDDEN, INPUTS), (CLASSES, HIDDEN))
+    ]  # fmt: skip
+    optimiser = torch.optim.Adam(layers, lr=5e-3)
+    for rows in _batches(a, report):
+        out = first_spikes(first_spikes(z[rows], layers[0]), layers[1])
+        loss = loss_of(out, labels[rows]) + 10 * sum(weight_cost(w) for w in layers)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(layers, 10.0)
+        optimiser.step()
+    with torch.no_grad():
+        out = first_spikes(first_spikes(test_z, layers[0]), layers[1])
+    return _share(-out, test_labels)
+
+
+def _bptt(a: Mapping[str, Any], report: Report) -> float:
+    import torch
+
+    from snnbench.model_spec import ModelSpec
+    from snnbench.models.network import build
+    from snnbench.seeding import make_generator
+
+    (times, labels), (test_times, test_labels) = _data(a)
+    spec = ModelSpec.model_validate(
+        {
+            "name": "credit-families",
+            "hidden": [HIDDEN],
+            "neuron": {"kind": "lif", "tau_mem_s": 10e-3, "tau_syn_s": 5e-3},
+            "surrogate": {"kind": "superspike", "slope": 10.0},
+            "readout": {"kind": "leaky", "tau_mem_s": 20e-3, "tau_syn_s": 5e-3},
+            "input_gain": 3.0,
+        }
+    )
+    network = build(spec, INPUTS, CLASSES, 1e-3, make_generator(a["seed"], "init"))
+    optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
+    inputs = _dense(times, 80, 1e-3).float()
+    for rows in _batches(a, report):
+        loss = torch.nn.functional.cross_entropy(network(inputs[:, rows]).logits, labels[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.inference_mode():
+        return _share(network(_dense(test_times, 80, 1e-3).float()).logits, test_labels)
+
+
+def _online(a: Mapping[str, Any], report: Report, *, rule: str) -> float:
+    """A presentation every 100 ms; the right output should fire within 75 ms, alone."""
+    import torch
+
+    from snnbench.models.online.errors import Window, window_errors
+    from snnbench.models.online.feedback import Symmetric
+    from snnbench.models.online.rules import rule_named
+    from snnbench.models.superspike import Learner, Settings, initial_weights
+
+    settings = Settings(rule=rule_named(rule))
+    generators = [torch.Generator().manual_seed(a["seed"])]
+    weights = initial_weights((INPUTS, HIDDEN, CLASSES), generators, w0_mv=100.0)
+    learner = Learner(weights, Symmetric(), settings)
+    every, window, shown = 1000, 750, settings.steps // 1000
+    draws = {stream: Presentations(a["seed"], a["jitter_s"], stream) for stream in (1, 2)}
+
+    def block(stream: int, *, learning: bool, scale: float = 1.0) -> list[bool]:
+        times, labels = draws[stream].draw(shown)
+        inputs = torch.cat([_dense(t[None], every, 1e-4) for t in times]).to(torch.uint8)
+        windows = [[Window(k * every, k * every + window, int(c)) for k, c in enumerate(labels)]]
+        done = learner.run(
+            inputs, lambda fired: window_errors(fired, windows), learn=learning, rate_scale=scale
+        )
+        counts = [done.spikes[-1][w.first : w.last, 0].sum(0) for w in windows[0]]
+        return [
+            bool(c.any()) and int(c.argmax()) == w.unit
+            for c, w in zip(counts, windows[0], strict=True)
+        ]
+
+    blocks = round(a["online_s"] / settings.block_s)
+    for k in range(blocks):
+        block(1, learning=True, scale=0.1 if k >= 2 * blocks // 3 else 1.0)
+        report((k + 1) / (blocks + 200))
+    return float(np.mean([right for _ in range(200) for right in block(2, learning=False)]))
+
+
+def _dense(times_s: Tensor, steps: int, dt_s: float) -> Tensor:
+    """(time, sample, input), one spike each."""
+    import torch
+
+    x = torch.zeros(steps, *times_s.shape)
+    at = (times_s / dt_s).long().clamp(max=steps - 1)
+    x.scatter_(0, at[None], 1.0)
+    return x
+
+
+def _share(scores: Tensor, labels: Tensor) -> float:
+    return float((scores.argmax(1) == labels).double().mean())
+
+
+def _escape(a: Mapping[str, Any], report: Report) -> float:
+    return _single_layer(a, report, escape=True)
+
+
+def _tempotron(a: Mapping[str, Any], report: Report) -> float:
+    return _single_layer(a, report, escape=False)
+
+
+def _superspike(a: Mapping[str, Any], report: Report) -> float:
+    return _online(a, report, rule="superspike")
+
+
+def _e_prop(a: Mapping[str, Any], report: Report) -> float:
+    return _online(a, report, rule="e-prop")
+
+
+FAMILIES = {
+    "escape noise": Family(_escape, 0, False, "Pfister et al. 2006"),
+    "tempotron": Family(_tempotron, 0, False, "Gütig & Sompolinsky 2006"),
+    "spike times": Family(_spike_times, HIDDEN, False, "Mostafa 2018"),
+    "e-prop": Family(_e_prop, HIDDEN, True, "Bellec et al. 2020"),
+    "SuperSpike": Family(_superspike, HIDDEN, True, "Zenke & Ganguli 2018"),
+    "surrogate BPTT": Family(_bptt, HIDDEN, False, "Neftci, Mostafa & Zenke 2019"),
+}
+
+
+def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> dict[str, Any]:
+    """The table."""
+    table: dict[str, Any] = {}
+    for name, family in FAMILIES.items():
+        mine = [r for job, r in results if job.arguments["family"] == name]
+        table[name] = {
+            "source": family.source,
+            "hidden_units": family.hidden,
+            "online": family.online,
+            "accuracy": mean_and_interval([r["accuracy"] for r in mine]),
+            "each": [r["accuracy"] for r in mine],
+            "seconds": float(np.mean([r["seconds"] for r in mine])),
+        }
+    return {"data": "generated: four latency patterns with jitter", "families": table}
+
+
+def judge(p: Parameters, numbers: dict[str, Any]) -> Verdict:
+    """All above 60 %, and surrogate BPTT within 3 points of the best."""
+    mean = {name: of["accuracy"]["mean"] for name, of in numbers["families"].items()}
+    told = ", ".join(f"{name} {100 * m:.1f}" for name, m in mean.items())
+    return Verdict(
+        min(mean.values()) > ABOVE and mean["surrogate BPTT"] >= max(mean.values()) - BESIDE,
+        f"Test accuracy in % (chance 25): {told}.",
+    )
+
+
+def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
+    """Bars with every seed as a dot."""
+    families = numbers["families"]
+    figure = titled_figure(
+        7.6,
+        3.9,
+        "Families of credit assignment on one task",
+        "Test accuracy; dots: seeds. Orange: online; green: one layer; blue: through a hidden layer",
+        numbers["data"],
+    )
+    axes = figure.subplots()
+    for k, of in enumerate(families.values()):
+        colour = ORANGE if of["online"] else BLUE if of["hidden_units"] else GREEN
+        axes.bar(k, 100 * of["accuracy"]["mean"], 0.6, color=colour, alpha=0.35)
+        spread = np.linspace(-0.15, 0.15, len(of["each"])) if len(of["each"]) > 1 else [0.0]
+        axes.plot(k + np.asarray(spread), 100 * np.asarray(of["each"]), "o", ms=3.5, color=colour)
+        axes.text(k, 2, f"{of['seconds']:.0f} s", ha="center", fontsize=7.5, color=QUIET)
+    axes.axhline(25, color=QUIET, lw=0.8, ls=":")
+    axes.set_xticks(
+        range(len(families)),
+        [f"{name}\n{of['source']}" for name, of in families.items()],
+        rotation=18,
+        fontsize=7.5,
+    )
+    axes.set_ylim(0, 103)
+    axes.set_ylabel("test accuracy (%)")
+    return {"": figure}
+
+
+STUDY = Study(
+    name="credit-families",
+    shows="one task, one table: six families of credit assignment",
+    source="Talk, slide on the history of credit assignment",
+    criterion="every family's mean test accuracy is above 60 % (chance 25 %), and surrogate BPTT is at most 3"
+    " points below the best",
+    parameters=Parameters(),
+    seeds=5,
+    jobs=jobs,
+    summarise=summarise,
+    judge=judge,
+    draw=draw,
+    trial={"presentations": 100, "passes": 1, "online_s": 1.0},
+)
