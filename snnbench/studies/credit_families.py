@@ -41,7 +41,7 @@ class Family:
 class Parameters:
     """What can be set."""
 
-    jitter_s: float = 6e-3
+    jitter_s: float = 12e-3
     presentations: int = 2000
     """In a pass; batch learners make several."""
     passes: int = 20
@@ -171,11 +171,11 @@ def _bptt(a: Mapping[str, Any], report: Report) -> float:
             "neuron": {"kind": "lif", "tau_mem_s": 10e-3, "tau_syn_s": 5e-3},
             "surrogate": {"kind": "superspike", "slope": 10.0},
             "readout": {"kind": "leaky", "tau_mem_s": 20e-3, "tau_syn_s": 5e-3},
-            "input_gain": 3.0,
+            "input_gain": 14.0,
         }
     )
     network = build(spec, INPUTS, CLASSES, 1e-3, make_generator(a["seed"], "init"))
-    optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
     inputs = _dense(times, 80, 1e-3).float()
     for rows in _batches(a, report):
         loss = torch.nn.functional.cross_entropy(network(inputs[:, rows]).logits, labels[rows])
