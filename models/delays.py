@@ -81,8 +81,12 @@ class LearnedDelays(nn.Module):
             return self.weight[:, :, None] * taps.to(self.weight.dtype)
         bins = torch.arange(self.n_bins + 1, dtype=self.position.dtype, device=self.position.device)
         away = (bins - self.position[:, :, None]) / self.sigma
+        # far from its middle a narrow Gaussian is a denormal number, which takes processors some three times
+        # as long; e^-60 changes no sum either
+        exponent = -0.5 * away.square()
+        exponent = (exponent - exponent.detach().amax(dim=2, keepdim=True)).clamp(min=-60.0)
         # a softmax over bins is the Gaussian divided by its sum, however narrow it is
-        return self.weight[:, :, None] * (-0.5 * away.square()).softmax(dim=2)
+        return self.weight[:, :, None] * exponent.softmax(dim=2)
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Drive (time, batch, unit) of spikes (time, batch, input)."""
