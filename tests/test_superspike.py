@@ -596,5 +596,6 @@ def test_layers_and_inputs_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("name", ["rate_mv", "tau_rms_s", "bound_mv"])
 def test_an_update_without_a_rate_is_refused(name):
+    changes: Any = {name: 0.0}
     with pytest.raises(SnnbenchError, match=name):
-        replace(updates.Update(), **{name: 0.0})
+        updates.Update(**changes)

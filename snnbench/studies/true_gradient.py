@@ -108,8 +108,8 @@ def train(a: Mapping[str, Any], report: Report, scratch: Path) -> dict[str, Any]
         loss = torch.nn.functional.cross_entropy(out.logits, labels)
         if epoch % 20 == 0 or epoch == a["epochs"] - 1:
             accuracy.append(float((out.logits.argmax(1) == labels).double().mean()))
-            losses.append(float(loss))
-            count = float(out.spike_counts[0].sum(1).mean())
+            losses.append(loss.item())
+            count = out.spike_counts[0].sum(1).mean().item()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -1,0 +1,189 @@
+"""Studies of surrogates: what a true gradient passes on, the data they make, verdicts on made-up numbers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from snnbench.data_prep.convert import convert
+from snnbench.data_prep.store import SpikeDataset
+from snnbench.studies import (
+    sparse_mnist,
+    surrogate_grid,
+    surrogate_shape,
+    surrogate_slope,
+    true_gradient,
+)
+from tests.commands import snnbench
+from tests.tiny_images import image_recipe, write_images
+
+
+def test_the_true_derivative_of_a_spike_passes_nothing():
+    """Autograd of the step itself: 0 wherever it is defined, whatever comes after the spike."""
+    distance = torch.linspace(-2, 2, 40, dtype=torch.float64).requires_grad_()
+    spikes = torch.heaviside(distance.detach(), torch.zeros((), dtype=torch.float64))
+    numerical = (
+        torch.heaviside(distance.detach() + 1e-9, torch.zeros((), dtype=torch.float64)) - spikes
+    )
+    assert (numerical == 0).all()
+
+
+def test_with_the_true_gradient_hidden_weights_stay_and_with_a_surrogate_they_move():
+    moved = {}
+    for arm in true_gradient.ARMS:
+        before = {n: w.clone() for n, w in true_gradient.make_network(0).named_parameters()}
+        seen: dict[str, torch.Tensor] = {}
+        original = true_gradient.make_network
+
+        def kept(seed: int, seen: dict = seen, original: Any = original) -> Any:
+            network = original(seed)
+            seen.update(dict(network.named_parameters()))
+            return network
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(true_gradient, "make_network", kept)
+            a = {"arm": arm, "seed": 0, "epochs": 2, "lr": 2e-3}
+            true_gradient.train(a, lambda f: None, None)  # type: ignore[arg-type]
+        moved[arm] = {n: not torch.equal(w, before[n]) for n, w in seen.items()}
+    hidden = [n for n in moved["surrogate"] if n.startswith("layers")]
+    readout = [n for n in moved["surrogate"] if not n.startswith("layers")]
+    assert hidden
+    assert readout
+    assert all(moved["surrogate"][n] for n in hidden + readout)
+    assert not any(moved["true gradient"][n] for n in hidden)
+    assert all(moved["true gradient"][n] for n in readout)
+
+
+def test_patterns_are_poisson_of_their_rate():
+    spikes, labels = true_gradient.patterns(0)
+    assert spikes.shape == (200, 256, 100)
+    assert float(spikes.mean()) == pytest.approx(5e-3, rel=0.02)
+    assert set(labels.tolist()) == {0, 1}
+    assert torch.equal(spikes, true_gradient.patterns(0)[0])
+
+
+def test_manifolds_have_one_spike_a_unit_within_50_ms():
+    (x, y), valid, test = surrogate_grid._manifolds(0, 40)
+    assert x.shape == (100, 400, 20)
+    assert (x.sum(0) == 1).all()
+    assert x[50:].sum() == 0
+    assert torch.bincount(y).tolist() == [40] * 10
+    assert len(valid[1]) == len(test[1]) == 100
+    again = surrogate_grid._manifolds(1, 40)[0][0]
+    assert not torch.equal(x, again)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_grids_network_learns_manifolds(recurrent):
+    a = surrogate_grid.task(
+        "fast sigmoid", 10.0, 5e-3, seed=0, epochs=20, per_class=40, hidden=50, recurrent=recurrent
+    )
+    found = surrogate_grid.train(a, lambda f: None, None)  # type: ignore[arg-type]
+    assert found["accuracy"] > 0.4
+    assert found["finite"]
+    assert found["hidden_spikes"] > 0
+
+
+def test_a_bound_on_activity_takes_spikes_away():
+    free, bound = (
+        surrogate_grid.train(
+            surrogate_grid.task(
+                "fast sigmoid", 10.0, 5e-3, seed=0, epochs=6, per_class=40, hidden=50, upper=0.1,
+                upper_strength=strength,
+            ),
+            lambda f: None,
+            None,  # type: ignore[arg-type]
+        )
+        for strength in (0.0, 10.0)
+    )  # fmt: skip
+    assert bound["hidden_spikes"] < 0.5 * free["hidden_spikes"]
+
+
+def arm(mean: float) -> dict[str, Any]:
+    return {"accuracy": {"mean": mean, "half_width_95": 0.01}}
+
+
+@pytest.mark.parametrize(
+    ("surrogate", "true", "seen"), [(0.86, 0.51, True), (0.79, 0.51, False), (0.86, 0.61, False)]
+)
+def test_verdict_on_the_true_gradient(surrogate, true, seen):
+    numbers = {"arms": {"surrogate": arm(surrogate), "true gradient": arm(true)}}
+    assert true_gradient.judge(true_gradient.Parameters(), numbers).seen is seen
+
+
+@pytest.mark.parametrize(("worst", "seen"), [(0.951, True), (0.93, False)])
+def test_verdict_on_shapes(worst, seen):
+    shapes = {shape: arm(0.96) for shape in surrogate_grid.SHAPES} | {"triangle": arm(worst)}
+    numbers = {"sets": {surrogate_shape.MANIFOLDS: shapes}}
+    assert surrogate_shape.judge(surrogate_shape.Parameters(), numbers).seen is seen
+
+
+@pytest.mark.parametrize(
+    ("at_slope_1", "steep_through", "seen"),
+    [(0.9, 0.5, True), (0.8, 0.5, False), (0.9, 0.88, False)],
+)
+def test_verdict_on_slopes(at_slope_1, steep_through, seen):
+    slopes = [1.0, 10.0, 100.0]
+    flat = [[0.92, 0.92]] * 3
+    numbers = {
+        "slopes": slopes,
+        "accuracy": {
+            "fast sigmoid": {
+                "reset detached": [[at_slope_1] * 2, *flat[1:]],
+                "through reset": flat,
+            },
+            "asymptotic": {
+                "reset detached": flat,
+                "through reset": [*flat[:2], [steep_through] * 2],
+            },
+        },
+    }
+    assert surrogate_slope.judge(surrogate_slope.Parameters(), numbers).seen is seen
+
+
+@pytest.mark.parametrize(
+    ("spikes", "accuracy", "seen"), [(40, 0.95, True), (70, 0.95, False), (40, 0.93, False)]
+)
+def test_verdict_on_few_spikes(spikes, accuracy, seen):
+    points = {
+        "0": {**arm(0.96), "hidden_spikes": 300.0},
+        "1": {**arm(accuracy), "hidden_spikes": float(spikes)},
+    }
+    assert sparse_mnist.judge(sparse_mnist.Parameters(), {"sets": {"MNIST": points}}).seen is seen
+    assert (
+        sparse_mnist.judge(sparse_mnist.Parameters(), {"sets": {"random manifolds": points}}).seen
+        is None
+    )
+
+
+def test_images_are_read_in_their_bins(tmp_path):
+    path = tmp_path / "mnist-latency.h5"
+    convert(image_recipe("mnist-latency"), write_images(tmp_path / "source"), path, workers=1)
+    (x, y), *_ = surrogate_grid._mnist(str(path), 1)
+    assert x.shape == (surrogate_grid.STEPS, 10, 784)
+    assert len(y) == 10
+    with SpikeDataset.open(path) as dataset:
+        part = dataset.split("train").read(0, 10)
+    first = slice(0, part.offsets[1])
+    assert int(x[:, 0].sum()) == part.offsets[1]  # a pixel fires once
+    steps = np.minimum((part.times[first] / 1e-3).astype(int), 99)
+    assert x[steps, 0, part.units[first]].all()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["true-gradient", "surrogate-shape", "surrogate-slope", "sparse-mnist", "credit-families"],
+)
+def test_a_trial_walks_the_whole_way(tmp_path, name):
+    result = snnbench(
+        "reproduce", "run", name, "--trial", "--out", tmp_path, "--workers", "1", "--json"
+    )
+    assert result.code == 0, result.err
+    answer = json.loads(result.out)
+    assert answer["seen"] is None
+    assert "generated" in answer["numbers"]["data"]
+    assert np.isfinite(len(answer["files"]))
