@@ -74,12 +74,16 @@ def membrane(
     axes.set_ylim(min(-75.0, float(u.min()) - 1), -40)
 
 
-def plain_log(axes: Axes) -> None:
-    """A logarithmic vertical axis with plain numbers at 1, 2 and 5."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_locator(NullLocator())
+def plain_log(axes: Axes, *, horizontal: bool = False) -> None:
+    """A logarithmic axis with plain numbers: the vertical one at 1, 2 and 5, or the horizontal at decades."""
+    if horizontal:
+        axes.set_xscale("log")
+    else:
+        axes.set_yscale("log")
+    axis = axes.xaxis if horizontal else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1,) if horizontal else (1, 2, 5)))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _endless() -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from snnbench.plots import QUIET, titled_figure
 from snnbench.studies import raster_plots
@@ -120,7 +121,8 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
             axes.annotate(
                 key, (a, b), (5, -11), textcoords="offset points", color=QUIET, fontsize=8
             )
-        axes.set_xscale("log")
+        raster_plots.plain_log(axes, horizontal=True)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.set_xlabel("hidden spikes per sample")
         axes.set_ylabel("test accuracy (%)")
         axes.set_title(name)

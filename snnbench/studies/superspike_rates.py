@@ -100,7 +100,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
     ):
         axes.fill_between(of["rates"], of["low"], of["high"], color=colour, alpha=0.2, lw=0)
         axes.plot(of["rates"], of["median"], "o-", ms=3, color=colour)
-        axes.set_xscale("log")
+        raster_plots.plain_log(axes, horizontal=True)
         axes.axhline(WORKS_BELOW, color=QUIET, lw=0.7, ls=":")
         axes.set_title(kind)
         axes.set_xlabel("rate (mV per unit of gradient)" if kind == "fixed" else "r0 (mV)")

@@ -132,7 +132,7 @@ def _lines(axes: Any, slopes: Sequence[float], named: dict[str, list[list[float]
         for seed in x.T:
             axes.plot(slopes, seed, ".", ms=3, color=colour, alpha=0.6)
     axes.axhline(10, color=QUIET, lw=0.7, ls=":")
-    axes.set_xscale("log")
+    raster_plots.plain_log(axes, horizontal=True)
     axes.set_xlabel("slope β")
     axes.legend(fontsize=7, loc="lower center")
 
