@@ -223,7 +223,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1), sharey=True)
     raster_plots.curves(left, {n: (numbers["times_s"], c["curves"]) for n, c in cases.items()})
     left.set_ylabel("stimuli answered rightly")
-    left.legend(loc="lower right", fontsize=7)
+    left.legend(loc="upper left", fontsize=7)
     for k, (case, colour) in enumerate(zip(cases.values(), raster_plots.COLOURS, strict=False)):
         spread = np.linspace(-0.2, 0.2, seeds)
         right.plot(k + spread, case["final"], "o", ms=3, color=colour, alpha=0.7)
@@ -248,6 +248,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
         raster_plots.raster(axes, events, 1e-4, colour, size=3.0 if name == "inputs" else 60.0)
         axes.set_ylabel(name)
     grid[1].set_ylim(-0.8, p.hidden - 0.2)
+    grid[1].set_yticks(range(p.hidden))
     grid[2].set_ylim(-0.8, 1.8)
     grid[2].set_yticks([0, 1])
     grid[2].set_xlabel("time (s)")
