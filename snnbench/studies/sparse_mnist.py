@@ -35,7 +35,7 @@ class Parameters:
     upper: float = 0.1
     """Mean spikes per unit and sample above which it pulls."""
     images: int = 3000
-    epochs: int = 6
+    epochs: int = 8
     lr: float = 2e-3
     hidden: int = 100
 

@@ -134,7 +134,7 @@ STUDY = Study(
     criterion="on random manifolds the four shapes' mean test accuracies, each at the learning rate that is"
     " best on validation, lie within 1 point",
     parameters=Parameters(),
-    seeds=5,
+    seeds=3,
     jobs=jobs,
     summarise=summarise,
     judge=judge,
