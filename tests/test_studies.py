@@ -420,3 +420,30 @@ def test_studies_are_listed_and_shown(tmp_path, monkeypatch):
     assert "done here  no" in shown
     snnbench("reproduce", "run", "four-factors", "--trial")
     assert "nothing is judged" in snnbench("reproduce", "show", "four-factors").out
+
+
+def test_a_network_whose_rates_run_away_is_told_as_such():
+    from snnbench.studies import superspike_pattern as pattern
+
+    def result(case: str, end: float, **more: Any) -> tuple[Job, dict[str, Any]]:
+        job = Job(case, learn, {"case": case, "hidden": [] if case.startswith("no") else [8]})
+        told = {
+            "source": "x",
+            "times_s": [0, 1],
+            "metric": [[40.0, end]],
+            "cv": [1.0],
+            "frames": [],
+        }
+        return job, {**told, "rates_hz": [[10.0], [5.0]], "targets": [[1, 1]], **more}
+
+    ends = {"symmetric": 2.0, "symmetric-linear": 8.0, "frozen hidden layer": 14.0, "random": 19.0,
+            "no hidden layer": 5.0}  # fmt: skip
+    results = [result(case, end) for case, end in ends.items()]
+    results.append(result("uniform", 50.0, diverged="rates have diverged", rates_hz=[], cv=[]))
+    numbers = pattern.summarise(pattern.Parameters(), results)
+    verdict = pattern.judge(pattern.Parameters(), numbers)
+    assert verdict.seen
+    assert "uniform ran away" in verdict.sentence
+    results[0] = result("symmetric", 9.0)
+    worse = pattern.summarise(pattern.Parameters(), results)
+    assert not pattern.judge(pattern.Parameters(), worse).seen

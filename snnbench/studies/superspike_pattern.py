@@ -16,6 +16,8 @@ from snnbench.studies.patterns import logo
 from snnbench.studies.study import Data, Job, Study, Verdict
 
 DT_S = 1e-4
+RAN_AWAY = 1e3
+"""What a distance counts as where rates ran away."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,13 @@ def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> d
     for job, r in results:
         case = cases.setdefault(
             job.arguments["case"],
-            {"at_end": [], "hidden_hz": [], "cv": [], "curves": [], "_frame": None},
+            {"at_end": [], "diverged": 0, "hidden_hz": [], "cv": [], "curves": [], "_frame": None},
         )
+        if "diverged" in r:
+            # it counts as worse than all, and its curve ends where it ran away
+            case["diverged"] += 1
+            case["at_end"].append(RAN_AWAY)
+            continue
         case["at_end"] += [c[-1] for c in r["metric"]]
         case["curves"] += r["metric"]
         if job.arguments["hidden"]:
@@ -105,7 +112,10 @@ def judge(p: Parameters, numbers: dict[str, Any]) -> Verdict:
     worst = mean["uniform"] >= max(v for name, v in mean.items() if not name.startswith("uniform"))
     hidden = numbers["cases"]["symmetric"]
     variation = np.mean(hidden["cv"])
-    told = ", ".join(f"{name} {x:.1f}" for name, x in sorted(mean.items(), key=lambda kv: kv[1]))
+    told = ", ".join(
+        f"{name} {'ran away' if x >= RAN_AWAY else f'{x:.1f}'}"
+        for name, x in sorted(mean.items(), key=lambda kv: kv[1])
+    )
     said = [
         "symmetric is best" if best else "symmetric is not best",
         "random is worse than no hidden layer"
@@ -137,6 +147,8 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
         (right, [*by_size, "symmetric"]),
     ):
         for name, colour in zip(names, raster_plots.COLOURS, strict=False):
+            if not cases[name]["curves"]:
+                continue
             label = (
                 f"symmetric, {p.hidden} cells" if axes is right and name == "symmetric" else name
             )
