@@ -169,19 +169,18 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
         "Target, and output spikes of one loop at the end",
         numbers["data"],
     )
-    grid = pictures.subplots(2, 3, sharex=True, sharey=True).ravel()
     panels = {"target": numbers["_targets"], **{n: numbers["_frames"][n] for n in shown}}
+    grid = pictures.subplots(2, -(-len(panels) // 2), sharex=True, sharey=True, squeeze=False)
     for axes, (name, events), colour in zip(
-        grid, panels.items(), (INK, BLUE, ORANGE, GREEN, INK), strict=False
+        grid.flat, panels.items(), (INK, BLUE, ORANGE, GREEN, INK), strict=False
     ):
         raster_plots.raster(axes, events, DT_S, colour, size=6.0)
         axes.set_title(name)
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    for axes in grid[2:5]:
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_axis_off()
+    for axes in grid[-1]:
         axes.set_xlabel("time in the loop (s)")
-        axes.xaxis.set_tick_params(labelbottom=True)
-    for axes in grid[::3]:
+    for axes in grid[:, 0]:
         axes.set_ylabel("output unit")
     return {"": figure, "pictures": pictures}
 
