@@ -416,6 +416,9 @@ def test_studies_are_listed_and_shown(tmp_path, monkeypatch):
     listed = json.loads(snnbench("reproduce", "list", "--json").out)
     assert [row["name"] for row in listed] == list(study.MODULES)
     shown = snnbench("reproduce", "show", "four-factors").out
+    told = json.loads(snnbench("reproduce", "show", "four-factors", "--json").out)
+    assert told["report"] is None
+    assert told["parameters"]["seconds"] == 30
     assert "criterion  eligibility times error" in shown
     assert "done here  no" in shown
     snnbench("reproduce", "run", "four-factors", "--trial")
