@@ -84,7 +84,8 @@ class LearnedDelays(nn.Module):
         # far from its middle a narrow Gaussian is a denormal number, which takes processors some three times
         # as long; e^-60 changes no sum either
         exponent = -0.5 * away.square()
-        exponent = (exponent - exponent.detach().amax(dim=2, keepdim=True)).clamp(min=-60.0)
+        exponent = exponent - exponent.detach().amax(dim=2, keepdim=True)
+        exponent = exponent.masked_fill(exponent.detach() < -60.0, -60.0)
         # a softmax over bins is the Gaussian divided by its sum, however narrow it is
         return self.weight[:, :, None] * exponent.softmax(dim=2)
 
