@@ -22,14 +22,67 @@ from tests.commands import snnbench
 from tests.tiny_images import image_recipe, write_images
 
 
-def test_the_true_derivative_of_a_spike_passes_nothing():
-    """Autograd of the step itself: 0 wherever it is defined, whatever comes after the spike."""
-    distance = torch.linspace(-2, 2, 40, dtype=torch.float64).requires_grad_()
-    spikes = torch.heaviside(distance.detach(), torch.zeros((), dtype=torch.float64))
-    numerical = (
-        torch.heaviside(distance.detach() + 1e-9, torch.zeros((), dtype=torch.float64)) - spikes
-    )
-    assert (numerical == 0).all()
+class PlainSurrogate(torch.autograd.Function):
+    """A spike whose derivative is 1 / (100 |x| + 1)^2."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return (x > 0).to(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return grad / (100 * x.abs() + 1) ** 2
+
+
+def plain_step(x: torch.Tensor) -> torch.Tensor:
+    """The spike itself: nothing leads back from it."""
+    return (x > 0).to(x)
+
+
+def plain_gradients(seed: int, spike: Any) -> tuple[float, list[torch.Tensor | None]]:
+    """Loss and gradients at first: the tutorial's equations step by step, with autograd."""
+    network = true_gradient.make_network(seed)
+    w_in, w_out = (w.detach().double().requires_grad_() for w in network.parameters())
+    spikes, labels = true_gradient.patterns(seed)
+    alpha, beta = np.exp(-1 / 5), np.exp(-1 / 10)
+    current = membrane = torch.zeros(256, 4, dtype=torch.float64)
+    out_current = out = torch.zeros(256, 2, dtype=torch.float64)
+    outs = []
+    for drive in spikes.double() @ w_in.T:
+        outs.append(out)
+        s = spike(membrane - 1)
+        membrane = (beta * membrane + current) * (1 - s.detach())
+        current = alpha * current + drive
+        out = beta * out + out_current
+        out_current = alpha * out_current + s @ w_out.T
+    loss = torch.nn.functional.cross_entropy(torch.stack(outs).max(0).values, labels)
+    return loss.item(), list(torch.autograd.grad(loss, (w_in, w_out), allow_unused=True))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gradients_are_those_of_the_tutorials_equations(seed):
+    network = true_gradient.make_network(seed)
+    spikes, labels = true_gradient.patterns(seed)
+    loss = torch.nn.functional.cross_entropy(network(spikes).logits, labels)
+    loss.backward()
+    plain_loss, plain = plain_gradients(seed, PlainSurrogate.apply)
+    assert loss.item() == pytest.approx(plain_loss, abs=1e-5)
+    for weight, expected in zip(network.parameters(), plain, strict=True):
+        assert weight.grad is not None
+        assert expected is not None
+        torch.testing.assert_close(weight.grad.double(), expected, rtol=0, atol=1e-5)
+
+
+def test_the_true_gradient_passes_nothing_to_hidden_weights_and_the_same_to_the_readout():
+    """Autograd of the step itself: no way back to hidden weights. The readout's gradient needs none."""
+    _, (hidden, readout) = plain_gradients(0, plain_step)
+    _, (hidden_surrogate, readout_surrogate) = plain_gradients(0, PlainSurrogate.apply)
+    assert hidden is None
+    assert hidden_surrogate is not None
+    assert hidden_surrogate.abs().max() > 1e-3
+    torch.testing.assert_close(readout, readout_surrogate, rtol=0, atol=0)
 
 
 def test_with_the_true_gradient_hidden_weights_stay_and_with_a_surrogate_they_move():
