@@ -125,7 +125,7 @@ def test_manifolds_have_one_spike_a_unit_within_50_ms():
     assert (x.sum(0) == 1).all()
     assert x[50:].sum() == 0
     assert torch.bincount(y).tolist() == [40] * 10
-    assert len(valid[1]) == len(test[1]) == 100
+    assert len(valid[1]) == len(test[1]) == 10 * surrogate_grid.HELD
     again = surrogate_grid._manifolds(1, 40)[0][0]
     assert not torch.equal(x, again)
 
@@ -171,7 +171,12 @@ def test_verdict_on_the_true_gradient(surrogate, true, seen):
 @pytest.mark.parametrize(("worst", "seen"), [(0.951, True), (0.93, False)])
 def test_verdict_on_shapes(worst, seen):
     shapes = {shape: arm(0.96) for shape in surrogate_grid.SHAPES} | {"triangle": arm(worst)}
-    numbers = {"sets": {surrogate_shape.MANIFOLDS: shapes}}
+    each = {shape: {**of, "each": [of["accuracy"]["mean"]] * 2} for shape, of in shapes.items()}
+    numbers = {
+        "sets": {surrogate_shape.MANIFOLDS: each},
+        "apart": {surrogate_shape.MANIFOLDS: surrogate_shape._apart(each)},
+    }
+    assert numbers["apart"][surrogate_shape.MANIFOLDS]["worst"] == "triangle"
     assert surrogate_shape.judge(surrogate_shape.Parameters(), numbers).seen is seen
 
 
@@ -186,12 +191,14 @@ def test_verdict_on_slopes(at_slope_1, steep_through, seen):
         "slopes": slopes,
         "accuracy": {
             "fast sigmoid": {
-                "reset detached": [[at_slope_1] * 2, *flat[1:]],
-                "through reset": flat,
+                "neither": flat,
+                "reset": flat,
+                "recurrence": [[at_slope_1] * 2, *flat[1:]],
             },
             "asymptotic": {
-                "reset detached": flat,
-                "through reset": [*flat[:2], [steep_through] * 2],
+                "neither": flat,
+                "reset": [*flat[:2], [steep_through] * 2],
+                "recurrence": [[0.4, 0.4]] * 3,
             },
         },
     }
@@ -199,18 +206,30 @@ def test_verdict_on_slopes(at_slope_1, steep_through, seen):
 
 
 @pytest.mark.parametrize(
-    ("spikes", "accuracy", "seen"), [(40, 0.95, True), (70, 0.95, False), (40, 0.93, False)]
+    ("free", "spikes", "accuracy", "seen"),
+    [
+        (0.96, 40, 0.95, True),
+        (0.96, 70, 0.95, False),
+        (0.96, 40, 0.93, False),
+        (0.5, 40, 0.5, False),  # nothing is lost where nothing was learnt
+    ],
 )
-def test_verdict_on_few_spikes(spikes, accuracy, seen):
+def test_verdict_on_few_spikes(free, spikes, accuracy, seen):
     points = {
-        "0": {**arm(0.96), "hidden_spikes": 300.0},
-        "1": {**arm(accuracy), "hidden_spikes": float(spikes)},
+        "0": {**arm(free), "hidden_spikes": 300.0, "lost": arm(0.0)["accuracy"]},
+        "1": {
+            **arm(accuracy),
+            "hidden_spikes": float(spikes),
+            "lost": arm(free - accuracy)["accuracy"],
+        },
     }
-    assert sparse_mnist.judge(sparse_mnist.Parameters(), {"sets": {"MNIST": points}}).seen is seen
-    assert (
-        sparse_mnist.judge(sparse_mnist.Parameters(), {"sets": {"random manifolds": points}}).seen
-        is None
-    )
+
+    def verdict(name: str) -> bool | None:
+        numbers = {"sets": {name: points}}
+        return sparse_mnist.judge(sparse_mnist.Parameters(), numbers).seen
+
+    assert verdict("MNIST") is seen
+    assert verdict("random manifolds") is None
 
 
 def test_images_are_read_in_their_bins(tmp_path):

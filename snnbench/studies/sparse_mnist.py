@@ -1,8 +1,12 @@
 """Images told with a handful of spikes: accuracy against hidden spikes (talk, slides on MNIST).
 
 A feedforward layer of 100 LIF units on images whose pixels spike at most once, the earlier the brighter. An
-upper bound pulls the layer's mean count down, ever harder. Training takes a part of the training images, so
-that the study takes minutes; the zoo's sparse-mnist takes all.
+upper bound pulls the layer's mean count down, ever harder. Training takes the first 3,000 of 50,000 images
+and test the first 2,000 of 10,000, so that the study takes minutes; the zoo's sparse-mnist takes all. Where
+there is no file of images, random manifolds show the front, and nothing is judged.
+
+That the unbounded network reaches 85 % was added to the criterion after a first run, in which one of two
+seeds was silent throughout: where nothing is learnt, nothing is lost.
 """
 
 from __future__ import annotations
@@ -23,14 +27,14 @@ from snnbench.studies.surrogate_grid import CLASSES, task, train
 
 FILES = {"MNIST": "mnist-latency.h5", "Fashion-MNIST": "fashion-mnist-latency.h5"}
 MANIFOLDS = "random manifolds"
-LOST, SPIKES = 0.015, 60.0
+LOST, SPIKES, SOLVED = 0.015, 60.0, 0.85
 
 
 @dataclass(frozen=True)
 class Parameters:
     """What can be set."""
 
-    strengths: tuple[float, ...] = (0.0, 0.1, 1.0, 10.0)
+    strengths: tuple[float, ...] = (0.0, 0.1, 1.0, 10.0, 100.0)
     """Of the upper bound; 0 is none."""
     upper: float = 0.1
     """Mean spikes per unit and sample above which it pulls."""
@@ -63,7 +67,7 @@ def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
 
 
 def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> dict[str, Any]:
-    """Accuracy and hidden spikes, by data set and strength."""
+    """Accuracy and hidden spikes, by data set and strength; what is lost against no bound, seed by seed."""
     sets: dict[str, Any] = {}
     for job, r in results:
         key = f"{job.arguments['upper_strength']:g}"
@@ -76,6 +80,8 @@ def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> d
         for of in points.values():
             of["accuracy"] = mean_and_interval(of["each"])
             of["hidden_spikes"] = float(np.mean(of["spikes_each"]))
+            pairs = zip(points["0"]["each"], of["each"], strict=True)
+            of["lost"] = mean_and_interval([free - bound for free, bound in pairs])
     lacking = [name for name in FILES if name not in sets]
     about = f"{', '.join(sets)}; no file of {', '.join(lacking)}" if lacking else ", ".join(sets)
     return {"data": f"generated: {about}" if MANIFOLDS in sets else about, "sets": sets}
@@ -85,20 +91,23 @@ def judge(p: Parameters, numbers: dict[str, Any]) -> Verdict:
     """Whether few spikes cost little on MNIST, or on what there is in its place."""
     name = next(iter(numbers["sets"]))
     points = numbers["sets"][name]
-    free = points["0"]["accuracy"]["mean"]
     enough = [
-        key
-        for key, of in points.items()
-        if of["hidden_spikes"] <= SPIKES and free - of["accuracy"]["mean"] <= LOST
+        of for of in points.values() if of["hidden_spikes"] <= SPIKES and of["lost"]["mean"] <= LOST
     ]
     told = ", ".join(
         f"{100 * of['accuracy']['mean']:.1f} % with {of['hidden_spikes']:.0f}"
         for of in points.values()
     )
-    return Verdict(
-        None if name == MANIFOLDS else bool(enough),
-        f"{name}, from no bound to the strongest: {told} hidden spikes per sample.",
-    )
+    sentence = f"{name}, from no bound to the strongest: {told} hidden spikes per sample"
+    if enough:
+        fewest = min(enough, key=lambda of: of["hidden_spikes"])
+        lost = fewest["lost"]
+        sentence += (
+            f"; {fewest['hidden_spikes']:.0f} spikes lose"
+            f" {100 * lost['mean']:.1f} ± {100 * lost['half_width_95']:.1f} points"
+        )
+    solved = points["0"]["accuracy"]["mean"] >= SOLVED
+    return Verdict(None if name == MANIFOLDS else bool(solved and enough), f"{sentence}.")
 
 
 def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
@@ -108,7 +117,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
         5.2 * len(sets) + 0.8,
         3.8,
         "Accuracy against hidden spikes",
-        f"{p.images:,} training images, {p.hidden} hidden units; numbers: strength of the upper bound",
+        f"{p.images:,} training samples, {p.hidden} hidden units; numbers: strength of the bound; bars: 95 %",
         numbers["data"],
     )
     grid = figure.subplots(1, len(sets), squeeze=False)[0]
@@ -134,12 +143,13 @@ STUDY = Study(
     shows="images told with a handful of spikes: accuracy against spikes per sample",
     source="Talk, slides on MNIST and Fashion-MNIST",
     criterion="on MNIST some strength of the bound loses at most 1.5 points of test accuracy against none,"
-    " with at most 60 hidden spikes per sample",
+    " with at most 60 hidden spikes per sample; without a bound the accuracy is at least 85 %",
     parameters=Parameters(),
-    seeds=2,
+    seeds=3,
     jobs=jobs,
     summarise=summarise,
     judge=judge,
     draw=draw,
     trial={"strengths": (0.0, 1.0), "images": 130, "epochs": 1, "hidden": 10},
+    version=2,
 )

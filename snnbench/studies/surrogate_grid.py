@@ -1,8 +1,13 @@
 """Small networks trained with any surrogate on random manifolds or latency MNIST: work of three studies.
 
-Data and network follow Zenke & Vogels (2021): ten manifolds of 20 units in 50 ms, 100 hidden LIF units,
-steps of 1 ms, 100 of them, leaky readout with its maximum over time, Adam. To fit into minutes there are
-fewer samples and epochs, and activity is bounded only where a study asks for it.
+Data and network follow Zenke & Vogels (2021): ten manifolds of 20 units in 50 ms with 100 samples of each
+for validation and for test, 100 hidden LIF units whose reset multiplies, steps of 1 ms, 100 of them, leaky
+readout with its maximum over time, Adam.
+
+What is not as there, so that a study takes minutes or because our layers begin otherwise: fewer training
+samples (there 800 of each class) and epochs (there 50 to 100); first weights three times (images: six times)
+as large, see `snnbench.models.layers`; no lower bound on activity, and an upper one only where a study asks
+for it.
 """
 
 from __future__ import annotations
@@ -28,7 +33,10 @@ SHAPES: dict[str, tuple[str, bool]] = {
 }
 """The paper's name: shape of ours, and whether its value at threshold grows with the slope."""
 CLASSES, DT_S, STEPS = 10, 1e-3, 100
-BATCH = 128
+HELD = 100
+"""Samples of each manifold for validation, and as many for test."""
+VALID_IMAGES, TEST_IMAGES = 1000, 2000
+BATCH, EVALUATION_BATCH = 128, 500
 MNIST_GAIN = 6.0
 
 
@@ -52,7 +60,7 @@ def task(
 
 
 def train(a: Mapping[str, Any], report: Report, scratch: Path) -> dict[str, Any]:
-    """Train one network; the epoch is the one that is best on validation samples.
+    """Train one network; the epoch is the one that is best on validation samples, and test is read once.
 
     Returns
     -------
@@ -82,6 +90,7 @@ def train(a: Mapping[str, Any], report: Report, scratch: Path) -> dict[str, Any]
                     "kind": "lif",
                     "tau_mem_s": 10e-3,
                     "tau_syn_s": 5e-3,
+                    "reset": "zero",
                     "gradient_through_reset": a["through_reset"],
                 },
                 "surrogate": {
@@ -100,7 +109,7 @@ def train(a: Mapping[str, Any], report: Report, scratch: Path) -> dict[str, Any]
     )
     optimiser = torch.optim.Adam(network.parameters(), lr=a["lr"])
     order = make_generator(a["seed"], "order")
-    best, finite = (-1.0, 0.0, 0.0), True
+    best, weights, finite = -1.0, network.state_dict(), True
     for epoch in range(a["epochs"]):
         for rows in torch.randperm(len(y), generator=order).split(BATCH):
             out = network(x[:, rows].float())
@@ -112,28 +121,29 @@ def train(a: Mapping[str, Any], report: Report, scratch: Path) -> dict[str, Any]
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        valid_accuracy, _ = _accuracy(network, valid)
-        if valid_accuracy > best[0]:
-            best = (valid_accuracy, *_accuracy(network, test))
+        validation, _ = _accuracy(network, valid)
+        if validation > best:
+            best = validation
+            weights = {name: value.clone() for name, value in network.state_dict().items()}
         report((epoch + 1) / a["epochs"])
         if not finite:
             break
-    return {
-        "validation": best[0],
-        "accuracy": best[1],
-        "hidden_spikes": best[2],
-        "finite": finite,
-    }
+    network.load_state_dict(weights)
+    accuracy, spikes = _accuracy(network, test)
+    return {"validation": best, "accuracy": accuracy, "hidden_spikes": spikes, "finite": finite}
 
 
 def _accuracy(network: Any, split: tuple[Tensor, Tensor]) -> tuple[float, float]:
     import torch
 
     x, y = split
+    correct, spikes = 0, 0.0
     with torch.inference_mode():
-        out = network(x.float())
-    spikes = float(sum(c.sum(1).mean() for c in out.spike_counts))
-    return float((out.logits.argmax(1) == y).double().mean()), spikes
+        for rows in torch.arange(len(y)).split(EVALUATION_BATCH):
+            out = network(x[:, rows].float())
+            correct += int((out.logits.argmax(1) == y[rows]).sum())
+            spikes += float(sum(c.sum() for c in out.spike_counts))
+    return correct / len(y), spikes / len(y)
 
 
 @lru_cache(maxsize=2)
@@ -144,10 +154,9 @@ def _manifolds(seed: int, per_class: int) -> list[tuple[Tensor, Tensor]]:
 
     spec = load_recipe("randman").randman
     assert spec is not None
-    held = max(10, per_class // 4)
-    counts = spec.per_class.model_copy(update={"train": per_class, "valid": held, "test": held})
+    counts = spec.per_class.model_copy(update={"train": per_class, "valid": HELD, "test": HELD})
     spec = spec.model_copy(update={"seed": seed, "per_class": counts})
-    sizes = (per_class, held, held)
+    sizes = (per_class, HELD, HELD)
     parts: list[list[tuple[Any, Any]]] = [[], [], []]
     for label in range(CLASSES):
         manifold, points = draw(spec, 20, label)
@@ -177,12 +186,10 @@ def _mnist(path: str, per_class: int) -> list[tuple[torch.Tensor, torch.Tensor]]
     from snnbench.data_prep.store import SpikeDataset
 
     with SpikeDataset.open(Path(path)) as dataset:
-        n = CLASSES * per_class
-        held = max(100, n // 4)
         return [
-            _dense_events(dataset.split("train"), n),
-            _dense_events(dataset.split("valid"), held),
-            _dense_events(dataset.split("test"), held),
+            _dense_events(dataset.split("train"), CLASSES * per_class),
+            _dense_events(dataset.split("valid"), VALID_IMAGES),
+            _dense_events(dataset.split("test"), TEST_IMAGES),
         ]
 
 

@@ -1,4 +1,12 @@
-"""The surrogate's shape hardly matters (Zenke & Vogels 2021): four shapes, each at its best learning rate."""
+"""The surrogate's shape hardly matters (Zenke & Vogels 2021): four shapes, each at its best learning rate.
+
+A feedforward layer, without gradient through the reset. `snnbench.studies.surrogate_grid` tells what is not
+as in the paper. Latency MNIST (2,000 training images, one rate) is shown beside where its file is; the
+criterion is of the manifolds.
+
+A first run had a quarter of the training and test samples, 3 seeds and a reset that subtracts: too few to
+tell 1 point. The criterion is the same.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +21,7 @@ from snnbench.plots import titled_figure
 from snnbench.studies import raster_plots
 from snnbench.studies.runner import mean_and_interval
 from snnbench.studies.study import Data, Job, Study, Verdict
-from snnbench.studies.surrogate_grid import SHAPES, task, train
+from snnbench.studies.surrogate_grid import CLASSES, SHAPES, task, train
 
 MANIFOLDS, MNIST = "random manifolds", "latency MNIST"
 WITHIN = 0.01
@@ -24,11 +32,12 @@ class Parameters:
     """What can be set."""
 
     slope: float = 10.0
-    rates: tuple[float, ...] = (1e-3, 5e-3, 2e-2)
-    epochs: int = 30
-    per_class: int = 100
+    rates: tuple[float, ...] = (5e-3, 1e-2, 2e-2)
+    epochs: int = 15
+    per_class: int = 400
     hidden: int = 100
     mnist_epochs: int = 5
+    images: int = 2000
 
 
 def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
@@ -50,7 +59,8 @@ def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
             ]  # fmt: skip
             if mnist:
                 arguments = task(
-                    shape, p.slope, 2e-3, seed=seed, epochs=p.mnist_epochs, per_class=200,
+                    shape, p.slope, 2e-3, seed=seed, epochs=p.mnist_epochs,
+                    per_class=p.images // CLASSES,
                     hidden=p.hidden, mnist=str(mnist),
                 )  # fmt: skip
                 found.append(Job(f"mnist-{shape.replace(' ', '-')}-{seed}", train, arguments))
@@ -58,7 +68,7 @@ def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
 
 
 def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> dict[str, Any]:
-    """Accuracy by data set and shape, at the rate that is best on validation."""
+    """Accuracy by data set and shape, at the rate that is best on validation; how far shapes are apart."""
     sets: dict[str, Any] = {}
     for name in (MANIFOLDS, MNIST):
         mine = [
@@ -80,24 +90,34 @@ def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> d
                 "each": [r["accuracy"] for r in chosen],
                 "hidden_spikes": float(np.mean([r["hidden_spikes"] for r in chosen])),
             }
-    about = "generated: random manifolds" + (
-        "" if MNIST in sets else "; mnist-latency.h5 not found"
-    )
-    return {"data": about, "sets": sets}
+    mnist = MNIST if MNIST in sets else "no file of MNIST"
+    return {
+        "data": f"{mnist}; generated: {MANIFOLDS}",
+        "sets": sets,
+        "apart": {name: _apart(shapes) for name, shapes in sets.items()},
+    }
+
+
+def _apart(shapes: dict[str, Any]) -> dict[str, Any]:
+    """Best shape minus worst, seed by seed: both have the same data and first weights."""
+    order = sorted(shapes, key=lambda shape: shapes[shape]["accuracy"]["mean"])
+    worst, best = order[0], order[-1]
+    pairs = zip(shapes[best]["each"], shapes[worst]["each"], strict=True)
+    return {"best": best, "worst": worst, **mean_and_interval([b - w for b, w in pairs])}
 
 
 def judge(p: Parameters, numbers: dict[str, Any]) -> Verdict:
     """By the distance between the best and the worst shape on the manifolds."""
-    told, apart = [], {}
+    told = []
     for name, shapes in numbers["sets"].items():
-        mean = {shape: of["accuracy"]["mean"] for shape, of in shapes.items()}
-        apart[name] = max(mean.values()) - min(mean.values())
         each = ", ".join(
-            f"{shape} {100 * m:.1f} ± {100 * shapes[shape]['accuracy']['half_width_95']:.1f}"
-            for shape, m in mean.items()
+            f"{shape} {100 * of['accuracy']['mean']:.1f} ± {100 * of['accuracy']['half_width_95']:.1f}"
+            for shape, of in shapes.items()
         )
-        told.append(f"{name}: {each} % (apart by {100 * apart[name]:.1f} points)")
-    return Verdict(apart[MANIFOLDS] <= WITHIN, f"{'; '.join(told)}.")
+        apart = numbers["apart"][name]
+        gap = f"{100 * apart['mean']:.1f} ± {100 * apart['half_width_95']:.1f} points"
+        told.append(f"{name}: {each} % ({apart['best']} over {apart['worst']}: {gap})")
+    return Verdict(numbers["apart"][MANIFOLDS]["mean"] <= WITHIN, f"{'; '.join(told)}.")
 
 
 def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
@@ -123,7 +143,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
         axes.set_xticks(range(len(shapes)), [s.replace(" ", "\n") for s in shapes])
         axes.set_title(name)
         axes.set_ylabel("test accuracy (%)")
-        axes.set_ylim(min(80.0, axes.get_ylim()[0]), 100.5)
+        axes.set_ylim(min(90.0, 5 * np.floor(axes.get_ylim()[0] / 5)), 100.3)
     return {"": figure}
 
 
@@ -134,10 +154,18 @@ STUDY = Study(
     criterion="on random manifolds the four shapes' mean test accuracies, each at the learning rate that is"
     " best on validation, lie within 1 point",
     parameters=Parameters(),
-    seeds=3,
+    seeds=5,
     jobs=jobs,
     summarise=summarise,
     judge=judge,
     draw=draw,
-    trial={"rates": (5e-3,), "epochs": 1, "per_class": 13, "hidden": 10},
+    trial={
+        "rates": (5e-3,),
+        "epochs": 1,
+        "per_class": 13,
+        "hidden": 10,
+        "mnist_epochs": 1,
+        "images": 130,
+    },
+    version=2,
 )

@@ -1,8 +1,13 @@
 """The surrogate's slope is forgiving, but a peak that grows hurts through the reset (Zenke & Vogels 2021).
 
-A recurrent layer, with and without gradient through the reset, and without gradient through recurrence. The
-fast sigmoid has the value 1 at threshold whatever its slope; the asymptotic one has its slope there. The two
-other shapes are run with the reset detached only.
+A recurrent layer, with and without gradient through the reset and through recurrence: four variants. The fast
+sigmoid has the value 1 at threshold whatever its slope; the asymptotic one has its slope there. The two
+other shapes are run with gradient through recurrence only. `snnbench.studies.surrogate_grid` tells what is
+not as in the paper; besides, the learning rate is the same everywhere.
+
+What the reset costs is read with recurrence detached. In a first run both arms had gradient through
+recurrence, which hurts where the peak is the slope: about 45 % were left to either, and the comparison told
+nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +25,12 @@ from snnbench.studies.study import Data, Job, Study, Verdict
 from snnbench.studies.surrogate_grid import SHAPES, task, train
 
 VARIANTS: dict[str, tuple[bool, bool]] = {
-    "reset detached": (False, True),
-    "through reset": (True, True),
-    "recurrence detached": (False, False),
+    "neither": (False, False),
+    "reset": (True, False),
+    "recurrence": (False, True),
+    "reset and recurrence": (True, True),
 }
-"""Name: gradient through reset, through recurrence."""
+"""What the gradient goes through: the reset, recurrence."""
 BOTH = ("fast sigmoid", "asymptotic")
 FORGIVING, WITHIN, STEEP, DROP = (1.0, 100.0), 0.05, 50.0, 0.05
 
@@ -56,7 +62,7 @@ def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
             },
         )
         for shape in SHAPES
-        for variant in (VARIANTS if shape in BOTH else ("reset detached",))
+        for variant in (VARIANTS if shape in BOTH else ("recurrence",))
         for slope in p.slopes
         for seed in seeds
     ]  # fmt: skip
@@ -77,28 +83,32 @@ def summarise(p: Parameters, results: Sequence[tuple[Job, dict[str, Any]]]) -> d
 
 
 def judge(p: Parameters, numbers: dict[str, Any]) -> Verdict:
-    """Whether the slope is forgiving, and the peak hurts through the reset."""
+    """Whether the slope is forgiving, and a peak that grows hurts through the reset."""
     slopes = np.asarray(numbers["slopes"])
     mean = {
         shape: {v: np.mean(points, axis=1) for v, points in of.items()}
         for shape, of in numbers["accuracy"].items()
     }
-    fast = mean["fast sigmoid"]["reset detached"]
     inside = (slopes >= FORGIVING[0]) & (slopes <= FORGIVING[1])
-    lost = float(fast.max() - fast[inside].min()) if inside.any() else np.nan
     steep = slopes >= STEEP
-    drops = {
-        shape: float(np.mean((mean[shape]["reset detached"] - mean[shape]["through reset"])[steep]))
-        if steep.any()
-        else np.nan
-        for shape in BOTH
-    }
+
+    def lost(variant: str) -> float:
+        fast = mean["fast sigmoid"][variant]
+        return float(fast.max() - fast[inside].min()) if inside.any() else np.nan
+
+    def cost(shape: str, through: str) -> float:
+        of = mean[shape]
+        return float((of["neither"] - of[through])[steep].mean()) if steep.any() else np.nan
+
+    best = mean["fast sigmoid"]["recurrence"].max()
     return Verdict(
-        bool(lost <= WITHIN and drops["asymptotic"] >= DROP),
-        f"Fast sigmoid, reset detached: best {100 * fast.max():.1f} %, at most {100 * lost:.1f} points less"
-        f" for slopes of 1 to 100. Gradient through the reset costs, for slopes of 50 and more,"
-        f" {100 * drops['asymptotic']:.1f} points where the peak is the slope, and"
-        f" {100 * drops['fast sigmoid']:.1f} where the peak is 1.",
+        bool(lost("recurrence") <= WITHIN and cost("asymptotic", "reset") >= DROP),
+        f"Fast sigmoid, gradient through recurrence: best {100 * best:.1f} %, at most"
+        f" {100 * lost('recurrence'):.1f} points less for slopes of 1 to 100"
+        f" ({100 * lost('neither'):.1f} with recurrence detached). For slopes of 50 and more, with the peak"
+        f" at the slope (at 1), gradient through the reset costs {100 * cost('asymptotic', 'reset'):.1f}"
+        f" ({100 * cost('fast sigmoid', 'reset'):.1f}) points, through recurrence"
+        f" {100 * cost('asymptotic', 'recurrence'):.1f} ({100 * cost('fast sigmoid', 'recurrence'):.1f}).",
     )
 
 
@@ -108,42 +118,48 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
         9.4,
         3.6,
         "Steepness of the surrogate",
-        "Test accuracy of a recurrent layer; lines: mean; dots: seeds",
+        "Test accuracy of a recurrent layer, by what the gradient goes through; lines: mean; dots: seeds",
         numbers["data"],
     )
     panels = figure.subplots(1, 3, sharey=True)
     accuracy, slopes = numbers["accuracy"], numbers["slopes"]
     for axes, shape in zip(panels, BOTH, strict=False):
-        _lines(axes, slopes, accuracy[shape])
+        _lines(axes, slopes, accuracy[shape], "gradient through")
         peak = "peak 1" if shape == BOTH[0] else "peak = slope"
         axes.set_title(f"{shape}, {peak}")
-    detached = {shape: accuracy[shape]["reset detached"] for shape in SHAPES}
-    _lines(panels[2], slopes, detached)
-    panels[2].set_title("reset detached")
+    through = {shape: accuracy[shape]["recurrence"] for shape in SHAPES}
+    _lines(panels[2], slopes, through, "shape")
+    panels[2].set_title("gradient through recurrence")
     panels[0].set_ylabel("test accuracy (%)")
-    panels[0].set_ylim(0, 102)
+    panels[0].set_ylim(-24, 102)  # legends stand below 0
+    panels[0].set_yticks(range(0, 101, 20))
     return {"": figure}
 
 
-def _lines(axes: Any, slopes: Sequence[float], named: dict[str, list[list[float]]]) -> None:
+def _lines(
+    axes: Any, slopes: Sequence[float], named: dict[str, list[list[float]]], what: str
+) -> None:
     for (name, points), colour in zip(named.items(), raster_plots.COLOURS, strict=False):
         x = 100 * np.asarray(points)
         axes.plot(slopes, x.mean(1), color=colour, label=name)
         for seed in x.T:
             axes.plot(slopes, seed, ".", ms=3, color=colour, alpha=0.6)
     axes.axhline(10, color=QUIET, lw=0.7, ls=":")
+    axes.annotate("chance", (slopes[-1], 10), (0, 2), textcoords="offset points", color=QUIET,
+                  fontsize=7, ha="right")  # fmt: skip
+    axes.spines["left"].set_bounds(0, 100)
     raster_plots.plain_log(axes, horizontal=True)
     axes.set_xlabel("slope β")
-    axes.legend(fontsize=7, loc="lower center")
+    axes.legend(fontsize=7, loc="lower center", title=what, title_fontsize=7, ncols=2)
 
 
 STUDY = Study(
     name="surrogate-slope",
     shows="slopes from 0.1 to 1000, with and without gradient through reset and recurrence",
     source="Zenke & Vogels 2021; talk, slide on steepness",
-    criterion="on random manifolds: fast sigmoid with the reset detached stays within 5 points of its best"
-    " for slopes of 1 to 100; and where the peak is the slope, gradient through the reset costs at least 5"
-    " points in the mean over slopes of 50 and more",
+    criterion="on random manifolds: fast sigmoid with gradient through recurrence but not the reset stays"
+    " within 5 points of its best for slopes of 1 to 100; and where the peak is the slope, gradient through"
+    " the reset costs at least 5 points in the mean over slopes of 50 and more, with recurrence detached",
     parameters=Parameters(),
     seeds=2,
     jobs=jobs,
@@ -151,4 +167,5 @@ STUDY = Study(
     judge=judge,
     draw=draw,
     trial={"slopes": (1.0, 100.0), "epochs": 1, "per_class": 13, "hidden": 10},
+    version=2,
 )
