@@ -18,9 +18,20 @@ RHO0_HZ, THRESHOLD, DELTA = 20.0, 1.0, 0.2
 
 def expected_spikes(weights: Tensor, evoked: Tensor, dt_s: float) -> tuple[Tensor, Tensor]:
     """R (sample, class), and its gradient (sample, class, input), of evoked (sample, time, input)."""
-    membrane = evoked @ weights.mT
-    rho = RHO0_HZ * torch.exp(((membrane - THRESHOLD) / DELTA).clamp(max=10.0))
+    rho = _rate_hz(weights, evoked)
     return rho.sum(1) * dt_s, torch.einsum("stk,sti->ski", rho * (dt_s / DELTA), evoked)
+
+
+def draw_spikes(weights: Tensor, evoked: Tensor, dt_s: float, generator: torch.Generator) -> Tensor:
+    """How often each neuron fires, by chance, (sample, class); at most once in a step."""
+    rho = _rate_hz(weights, evoked)
+    fires = torch.rand(rho.shape, generator=generator, dtype=rho.dtype) < -torch.expm1(-rho * dt_s)
+    return fires.sum(1)
+
+
+def _rate_hz(weights: Tensor, evoked: Tensor) -> Tensor:
+    membrane = evoked @ weights.mT
+    return RHO0_HZ * torch.exp(((membrane - THRESHOLD) / DELTA).clamp(max=10.0))
 
 
 def log_likelihood(expected: Tensor, labels: Tensor) -> Tensor:

@@ -39,5 +39,5 @@ def loss_of(z_out: Tensor, labels: Tensor) -> Tensor:
 
 
 def weight_cost(weights: Tensor) -> Tensor:
-    """What pulls sums of weights above 1, so that neurons fire at all (eq. 13)."""
+    """What pulls sums of weights to 1.5, so that neurons fire at all: they must exceed 1 (eq. 6)."""
     return (1.5 - weights.sum(1)).relu().sum()
