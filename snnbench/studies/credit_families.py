@@ -352,7 +352,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
     axes.set_xticks(range(len(families)), list(families))
     axes.tick_params(axis="x", length=0)
     for k, of in enumerate(families.values()):
-        told = f"by {of['decides_by']}\n" + textwrap.fill(of["source"], 15)
+        told = "by " + of["decides_by"].replace(" ", "\n") + "\n" + textwrap.fill(of["source"], 15)
         axes.annotate(
             told, (k, 0), xycoords=("data", "axes fraction"), xytext=(0, -18),
             textcoords="offset points", ha="center", va="top", fontsize=7.5, color=QUIET,
