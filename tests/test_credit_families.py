@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from snnbench.models import credit_eventprop as eventprop
 from snnbench.models.credit_escape import (
     draw_spikes,
     escape_step,
@@ -21,7 +22,6 @@ from snnbench.models.credit_tempotron import (
     tempotron_scores,
     tempotron_step,
 )
-from snnbench.models.online import credit_eventprop as eventprop
 from snnbench.studies import credit_families
 from snnbench.studies.credit_families import Parameters, Presentations, judge
 

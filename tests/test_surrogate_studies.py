@@ -31,7 +31,7 @@ class PlainSurrogate(torch.autograd.Function):
         return (x > 0).to(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         (x,) = ctx.saved_tensors
         return grad / (100 * x.abs() + 1) ** 2
 
@@ -230,6 +230,9 @@ def test_verdict_on_few_spikes(free, spikes, accuracy, seen):
 
     assert verdict("MNIST") is seen
     assert verdict("random manifolds") is None
+    assert verdict("Fashion-MNIST") is None
+    points["0"]["hidden_spikes"], points["1"]["hidden_spikes"] = 10.0, 300.0
+    assert verdict("MNIST") is False  # none is no strength
 
 
 def test_images_are_read_in_their_bins(tmp_path):

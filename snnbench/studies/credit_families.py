@@ -166,7 +166,7 @@ def _spike_times(a: Mapping[str, Any], report: Report) -> float:
 def _eventprop(a: Mapping[str, Any], report: Report) -> float:
     import torch
 
-    from snnbench.models.online.credit_eventprop import loss_of, spike_times
+    from snnbench.models.credit_eventprop import loss_of, spike_times
     from snnbench.seeding import make_generator
 
     (times, labels), (test_times, test_labels) = _data(a)
