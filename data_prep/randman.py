@@ -65,7 +65,7 @@ class RandmanEncoder(Encoder):
 
     def __call__(self, recording: Recording) -> Encoded:
         """One spike per unit, sorted by time, then unit."""
-        parts = _class_samples(self.spec, self.n_units, recording.label)[recording.position]
+        parts = class_samples(self.spec, self.n_units, recording.label)[recording.position]
         time_us = np.floor(parts * (self.duration_s * 1e6))
         units = np.argsort(time_us, kind="stable")
         return Encoded((time_us[units] / 1e6).astype(np.float32), units.astype(np.uint16))
@@ -108,7 +108,7 @@ def draw(spec: RandmanSpec, n_units: int, label: int) -> tuple[Manifold, NDArray
 
 
 @lru_cache(maxsize=2)
-def _class_samples(spec: RandmanSpec, n_units: int, label: int) -> NDArray[np.float64]:
+def class_samples(spec: RandmanSpec, n_units: int, label: int) -> NDArray[np.float64]:
     """Spike times of a class in parts of the duration, in [0, 1), shape (sample, unit)."""
     manifold, points = draw(spec, n_units, label)
     values = evaluate(manifold, spectrum(spec.spectrum, spec.alpha), points)

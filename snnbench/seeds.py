@@ -6,24 +6,18 @@ by running seeds in processes of their own. The result of a seed does not depend
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import queue
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnbench.bench import finished_record, run_seed
-from snnbench.errors import SnnbenchError
 from snnbench.record import RunRecord
 from snnbench.seeding import resolve_device
+from snnbench.side_by_side import Tell, run_side_by_side
 from snnbench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -132,75 +126,30 @@ def _tracker(job: Job) -> NullTracker:
 def _run_side_by_side(
     jobs: Sequence[Job], workers: int, on_epoch: OnEpoch, on_batch: OnBatch
 ) -> None:
-    # spawn: a forked child would inherit locks of torch's threads
-    context = multiprocessing.get_context("spawn")
-    reports: Any = context.Queue()
     by_id = {job.spec.run_id: job.spec for job in jobs}
     listeners: dict[str, Callable[[RunSpec, Any], None]] = {"epoch": on_epoch, "batch": on_batch}
 
-    def pass_on() -> None:
-        for kind, run_id, report in _drain(reports):
+    def pass_on(told: Sequence[tuple[str, str, EpochReport | BatchReport]]) -> None:
+        for kind, run_id, report in told:
             listeners[kind](by_id[run_id], report)
 
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(reports,)
+    run_side_by_side(
+        _run_in_worker,
+        jobs,
+        workers=workers,
+        heard=pass_on,
+        killed="a run's process was killed (out of memory?); finished epochs are kept, run the same"
+        " command again, perhaps with fewer --workers",
     )
-    try:
-        with _children_stopped_on_error():
-            waiting: set[Future[None]] = {pool.submit(_run_in_worker, job) for job in jobs}
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                pass_on()
-                for future in done:
-                    future.result()
-            pass_on()
-    except BrokenProcessPool:
-        raise SnnbenchError(
-            "a run's process was killed (out of memory?); finished epochs are kept, run the same"
-            " command again, perhaps with fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-_reports: Any = None  # a worker's end of the queue; set once in each worker process
-
-
-def _start_worker(reports: Any) -> None:
-    global _reports
-    _reports = reports
-    # Ctrl-C reaches the whole process group, but the parent decides; its SIGTERM ends a run as Ctrl-C
-    # would, so that MLflow is told
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _run_in_worker(job: Job) -> None:
+def _run_in_worker(job: Job, tell: Tell) -> None:
     run_id, told_at = job.spec.run_id, 0.0
 
     def on_batch(report: BatchReport) -> None:
         nonlocal told_at
         if time.monotonic() - told_at >= _REPORT_EVERY_S:
             told_at = time.monotonic()
-            _reports.put(("batch", run_id, report))
+            tell(("batch", run_id, report))
 
-    _run(job, lambda report: _reports.put(("epoch", run_id, report)), on_batch)
-
-
-@contextmanager
-def _children_stopped_on_error() -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise
-
-
-def _drain(reports: Any) -> Iterator[tuple[str, str, EpochReport | BatchReport]]:
-    """Kind, run and content of every report that waits."""
-    while True:
-        try:
-            yield reports.get_nowait()
-        except queue.Empty:
-            return
+    _run(job, lambda report: tell(("epoch", run_id, report)), on_batch)

@@ -5,7 +5,6 @@ Voltages and weights are in mV, times in s. What cannot work is refused when it 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -112,8 +111,3 @@ def require_times(constants: object, dt_s: float, *names: str) -> None:
                 f"{name} is {getattr(constants, name)} s, shorter than the time step dt_s of {dt_s} s;"
                 " take a longer time constant or a shorter step"
             )
-
-
-def replaced(constants: Neuron, **changes: float) -> Neuron:
-    """A copy with other values, checked anew."""
-    return dataclasses.replace(constants, **changes)

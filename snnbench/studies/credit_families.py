@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from snnbench.plots import BLUE, GREEN, INK, ORANGE, QUIET, titled_figure
+from snnbench.studies import raster_plots
 from snnbench.studies.runner import mean_and_interval
 from snnbench.studies.study import Data, Job, Report, Study, Verdict
 
@@ -379,7 +380,7 @@ def _bar(axes: Any, k: int, of: Mapping[str, Any]) -> None:
     axes.bar(k, mean, 0.62, color=_KINDS[kind], alpha=0.5)
     if len(each) > 1:
         axes.errorbar(k + 0.12, mean, half, color=INK, lw=1.1, capsize=3, zorder=3)
-    spread = np.linspace(-0.1, 0.1, len(each)) if len(each) > 1 else np.zeros(1)
+    spread = raster_plots.spread(len(each), 0.1)
     axes.plot(k - 0.13 + spread, each, "o", ms=3.6, color="white", mec=INK, mew=0.8, zorder=4)
     axes.text(k, 12, f"{mean:.1f}", ha="center", fontsize=8.5)
     axes.text(k, 4, f"{of['seconds']:.0f} s", ha="center", fontsize=7.5, color=QUIET)

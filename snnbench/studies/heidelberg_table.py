@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from snnbench.plots import BLUE, INK, ORANGE, QUIET, titled_figure
+from snnbench.studies import raster_plots
 from snnbench.studies.runner import mean_and_interval
 from snnbench.studies.study import Data, Job, Report, Study, Verdict
 
@@ -320,7 +321,7 @@ def _bar(axes: Any, k: int, m: Mapping[str, Any]) -> None:
     if len(values) > 1:
         axes.errorbar(k, mean, half, color=INK, lw=1.1, capsize=3, zorder=3)
     # beside the interval, which would hide them
-    spread = np.linspace(-0.06, 0.06, len(values)) if len(values) > 1 else np.zeros(1)
+    spread = raster_plots.spread(len(values), 0.06)
     axes.plot(k - 0.17 + spread, values, "o", ms=3.6, color="white", mec=INK, mew=0.8, zorder=4)
     axes.plot(k + 0.2, validation, "D", ms=4.2, color=INK, mec="white", mew=0.6, zorder=4)
     top = max(mean + half, values.max())

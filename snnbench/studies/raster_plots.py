@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+from numpy.typing import NDArray
 
 from snnbench.plots import BLUE, GREEN, INK, ORANGE, PINK, QUIET, SKY
 
@@ -72,6 +73,11 @@ def membrane(
         axes.plot([t * dt_s * 1e3] * 2, [-50, -42], color=INK, lw=1.0)
     axes.set_ylabel("membrane (mV)")
     axes.set_ylim(min(-75.0, float(u.min()) - 1), -40)
+
+
+def spread(count: int, half_width: float) -> NDArray[np.float64]:
+    """Where to put dots side by side around a place: one of them in its middle."""
+    return np.linspace(-half_width, half_width, count) if count > 1 else np.zeros(count)
 
 
 def plain_log(axes: Axes, *, horizontal: bool = False) -> None:

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
-import queue
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -18,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from snnbench.errors import SnnbenchError
+from snnbench.metrics import summarise
 from snnbench.paths import write_text
+from snnbench.side_by_side import Tell, run_side_by_side
 from snnbench.studies.study import Data, Job, Report, Study, Verdict
 
 PARTS = "parts"
@@ -187,64 +184,35 @@ def _do(job: Job, path: Path, report: Report) -> None:
 def _side_by_side(
     missing: Sequence[tuple[Job, Path]], workers: int, progress: Callable[[float], None]
 ) -> None:
-    # spawn: a forked child would inherit locks of torch's threads
-    context = multiprocessing.get_context("spawn")
-    reports: Any = context.Queue()
     fractions: dict[str, float] = {}
-    pool = ProcessPoolExecutor(
-        min(workers, len(missing)), mp_context=context, initializer=_start, initargs=(reports,)
+
+    def heard(told: Sequence[tuple[str, float]]) -> None:
+        fractions.update(told)
+        progress(sum(fractions.values()))
+
+    run_side_by_side(
+        _do_in_worker,
+        missing,
+        workers=workers,
+        heard=heard,
+        killed="a job's process was killed (out of memory?); what is done is kept, run the same command"
+        " again, perhaps with fewer --workers",
     )
-    try:
-        waiting: set[Future[None]] = {pool.submit(_do_in_worker, j, p) for j, p in missing}
-        while waiting:
-            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            _drain(reports, fractions)
-            for future in done:
-                future.result()
-            progress(sum(fractions.values()))
-        progress(len(missing))
-    except BrokenProcessPool:
-        raise SnnbenchError(
-            "a job's process was killed (out of memory?); what is done is kept, run the same command"
-            " again, perhaps with fewer --workers"
-        ) from None
-    except BaseException:
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    progress(len(missing))
 
 
-_reports: Any = None  # a worker's end of the queue; set once in each worker process
-
-
-def _start(reports: Any) -> None:
-    global _reports
-    _reports = reports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-
-
-def _do_in_worker(job: Job, path: Path) -> None:
+def _do_in_worker(piece: tuple[Job, Path], tell: Tell) -> None:
+    job, path = piece
     told_at = 0.0
 
     def report(fraction: float) -> None:
         nonlocal told_at
         if time.monotonic() - told_at >= _TELL_EVERY_S:
             told_at = time.monotonic()
-            _reports.put((job.key, fraction))
+            tell((job.key, fraction))
 
     _do(job, path, report)
-    _reports.put((job.key, 1.0))
-
-
-def _drain(reports: Any, fractions: dict[str, float]) -> None:
-    while True:
-        try:
-            key, fraction = reports.get_nowait()
-        except queue.Empty:
-            return
-        fractions[key] = fraction
+    tell((job.key, 1.0))
 
 
 def _part_of(progress: Callable[[float], None], before: int, fraction: float) -> None:
@@ -252,11 +220,12 @@ def _part_of(progress: Callable[[float], None], before: int, fraction: float) ->
 
 
 def mean_and_interval(values: Sequence[float]) -> Mapping[str, float]:
-    """Mean, standard deviation and half the 95 % interval of the mean (Student's t); n of them."""
-    import numpy as np
-    from scipy import stats
-
-    x = np.asarray(values, float)
-    sd = float(x.std(ddof=1)) if len(x) > 1 else 0.0
-    half = float(stats.t.ppf(0.975, len(x) - 1) * sd / len(x) ** 0.5) if len(x) > 1 else 0.0
-    return {"mean": float(x.mean()), "sd": sd, "half_width_95": half, "n": len(x)}
+    """Mean, standard deviation and half the 95 % interval of the mean, 0 for a single value; n of them."""
+    mean, sd, half = summarise(values)
+    several = len(values) > 1
+    return {
+        "mean": mean,
+        "sd": sd if several else 0.0,
+        "half_width_95": half if several else 0.0,
+        "n": len(values),
+    }

@@ -104,7 +104,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1), sharey=True)
     raster_plots.curves(left, {n: (numbers["times_s"], c["curves"]) for n, c in cases.items()})
     for k, (case, colour) in enumerate(zip(cases.values(), raster_plots.COLOURS, strict=False)):
-        spread = np.linspace(-0.2, 0.2, seeds)
+        spread = raster_plots.spread(seeds, 0.2)
         right.plot(k + spread, case["at_end"], "o", ms=3, color=colour, alpha=0.7)
     right.set_xticks(range(len(cases)), [n.replace(", ", "\n") for n in cases], fontsize=7)
     right.axhline(LEARNT_BELOW, color=QUIET, lw=0.7, ls=":")

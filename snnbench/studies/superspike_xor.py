@@ -225,7 +225,7 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
     left.set_ylabel("stimuli answered rightly")
     left.legend(loc="upper left", fontsize=7)
     for k, (case, colour) in enumerate(zip(cases.values(), raster_plots.COLOURS, strict=False)):
-        spread = np.linspace(-0.2, 0.2, seeds)
+        spread = raster_plots.spread(seeds, 0.2)
         right.plot(k + spread, case["final"], "o", ms=3, color=colour, alpha=0.7)
     right.set_xticks(
         range(len(cases)), [n.replace(", ", "\n") for n in cases], rotation=60, fontsize=7

@@ -149,7 +149,7 @@ def _accuracy(network: Any, split: tuple[Tensor, Tensor]) -> tuple[float, float]
 @lru_cache(maxsize=2)
 def _manifolds(seed: int, per_class: int) -> list[tuple[Tensor, Tensor]]:
     """Training, validation and test samples: (time, sample, unit) uint8, and labels."""
-    from snnbench.data_prep.randman import draw, evaluate, spectrum
+    from snnbench.data_prep.randman import class_samples
     from snnbench.data_prep.recipe import load_recipe
 
     spec = load_recipe("randman").randman
@@ -159,10 +159,7 @@ def _manifolds(seed: int, per_class: int) -> list[tuple[Tensor, Tensor]]:
     sizes = (per_class, HELD, HELD)
     parts: list[list[tuple[Any, Any]]] = [[], [], []]
     for label in range(CLASSES):
-        manifold, points = draw(spec, 20, label)
-        values = evaluate(manifold, spectrum(spec.spectrum, spec.alpha), points)
-        low, high = values.min(0), values.max(0)
-        times_s = (values - low) / (high - low + 1e-7) * 50e-3
+        times_s = class_samples(spec, 20, label) * 50e-3
         at = 0
         for part, size in zip(parts, sizes, strict=True):
             part.append((times_s[at : at + size], np.full(size, label)))
@@ -199,5 +196,7 @@ def _dense_events(split: Any, count: int) -> tuple[Tensor, Tensor]:
     part = split.read(0, min(count, len(split)))
     x = np.zeros((STEPS, len(part.labels), 784), np.uint8)
     sample = np.repeat(np.arange(len(part.labels)), np.diff(part.offsets))
-    x[np.minimum((part.times / DT_S).astype(int), STEPS - 1), sample, part.units] = 1
+    # edges as in `snnbench.data_prep.binning`: a time written at one lies right of it
+    edges = (np.arange(STEPS) * DT_S).astype(np.float32)
+    x[np.searchsorted(edges, part.times, side="right") - 1, sample, part.units] = 1
     return torch.from_numpy(x), torch.from_numpy(part.labels.astype(np.int64))

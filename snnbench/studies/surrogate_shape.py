@@ -135,8 +135,8 @@ def draw(p: Parameters, numbers: dict[str, Any]) -> dict[str, Figure]:
     ):
         for k, (of, colour) in enumerate(zip(shapes.values(), raster_plots.COLOURS, strict=False)):
             values = 100 * np.asarray(of["each"])
-            spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [0.0]
-            axes.plot(k + np.asarray(spread), values, "o", ms=3.5, color=colour, alpha=0.6)
+            spread = raster_plots.spread(len(values), 0.12)
+            axes.plot(k + spread, values, "o", ms=3.5, color=colour, alpha=0.6)
             m = of["accuracy"]
             axes.errorbar(k + 0.28, 100 * m["mean"], 100 * m["half_width_95"], fmt="_", ms=9,
                           color=colour, capsize=2)  # fmt: skip
