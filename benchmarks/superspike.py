@@ -1,6 +1,6 @@
 """Speed of online learning, beside the rule as plain loops and as Brian2 runs it, in one run on one thread.
 
-    python benchmarks/superspike.py [--rounds 5] [--quick]
+    python benchmarks/superspike.py [--rounds 5] [--quick] [--device cuda]
 
 Ours at the sizes of two studies, the picture (200-256-200, random feedback) and the single neuron (100-1, 20
 seeds side by side); and everybody at one layer of 200-200, with the same input, targets and weights. Input is
@@ -15,6 +15,9 @@ In each round all take their turn, one after the other. A figure is the median o
 seeds together in a second of processor time, start and compilation apart. A synaptic update is one step of
 one plastic synapse. At the end ours, in float64, and Brian2, which changes weights where the next block
 begins, have to have the same ones.
+
+With `--device cuda` ours on the GPU, one seed and many at once, beside ours on one processor core; a figure
+is then the median of time on the clock.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ WARM_UP = 4
 TARGET_HZ = 20.0
 TOGETHER = [200, 200]
 """Sizes at which all are compared."""
+GPU_SEEDS = (1, 20, 100)
 AGREE = 2
 """Blocks after which ours and Brian2 have to have the same weights: the first tells signs only."""
 
@@ -71,12 +75,12 @@ class Contender:
     compile_s: float = 0.0
     together: bool = True
     """Whether it is at the size where all are compared."""
-    cpu_s: list[float] = field(default_factory=list)
-    """Of each turn."""
+    seconds: list[float] = field(default_factory=list)
+    """Of each turn: of the processor, or on the clock where a GPU takes part."""
 
     @property
     def steps_per_s(self) -> float:
-        return self.steps / statistics.median(self.cpu_s)
+        return self.steps / statistics.median(self.seconds)
 
     @property
     def updates_per_s(self) -> float:
@@ -88,16 +92,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a few seconds; Brian2 by NumPy")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     commit, changed = git_state(ROOT)
+    gpu = f"{torch.cuda.get_device_name()}, " if options.device == "cuda" else ""
     print(
-        f"{processor_name()}, one thread, load {os.getloadavg()[0]:.1f} before; "
+        f"{gpu}{processor_name()}, one thread, load {os.getloadavg()[0]:.1f} before; "
         f"Python {platform.python_version()}, PyTorch {torch.__version__}, "
         f"commit {(commit or 'unknown')[:7]}{' and changes' if changed else ''}\n",
         flush=True,
     )
     blocks = 1 if options.quick else 4
+    rounds = 1 if options.quick else options.rounds
+    if options.device == "cuda":
+        sizes = [200, 256, 200]
+        contenders = [ours(sizes, 1, 5.0, blocks)]
+        contenders += [ours(sizes, n, 5.0, blocks, device="cuda") for n in GPU_SEEDS]
+        take_turns(contenders, rounds, time.perf_counter)
+        print(table(contenders))
+        return
     contenders = [
         ours([200, 256, 200], 1, 5.0, blocks),
         ours([100, 1], 20, 10.0, blocks),
@@ -110,37 +124,44 @@ def main() -> None:
             100 if options.quick else AGREE * BLOCK + 1, folder, options.quick
         )
         contenders.append(brian2)
-        for _ in range(1 if options.quick else options.rounds):
-            for contender in contenders:
-                started = cpu_seconds()
-                contender.turn()
-                contender.cpu_s.append(cpu_seconds() - started)
+        take_turns(contenders, rounds, cpu_seconds)
         print(table(contenders))
         if not options.quick:
             print(f"\n{agreement(layer)}")
 
 
+def take_turns(contenders: Sequence[Contender], rounds: int, seconds: Callable[[], float]) -> None:
+    """All of them, one after the other, in each round."""
+    for _ in range(rounds):
+        for contender in contenders:
+            started = seconds()
+            contender.turn()
+            contender.seconds.append(seconds() - started)
+
+
 def ours(
     sizes: Sequence[int], seeds: int, rate_hz: float, blocks: int, *, together: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32, device: str = "cpu",
 ) -> Contender:  # fmt: skip
     """Our learner, warmed up."""
     generators = [torch.Generator().manual_seed(s) for s in range(seeds)]
-    weights = initial_weights(sizes, generators, dtype=dtype)
+    weights = [w.to(device) for w in initial_weights(sizes, generators, dtype=dtype)]
     learner = Learner(weights, make_feedback("random", weights, generators))
-    sent = [tensor(poisson(BLOCK, sizes[0], rate_hz, k)) for k in range(4)]
-    wanted = [tensor(poisson(BLOCK, sizes[-1], TARGET_HZ, 100 + k)) for k in range(4)]
+    sent = [tensor(poisson(BLOCK, sizes[0], rate_hz, k)).to(device) for k in range(4)]
+    wanted = [tensor(poisson(BLOCK, sizes[-1], TARGET_HZ, 100 + k)).to(device) for k in range(4)]
 
     def turn() -> None:
         for _ in range(blocks):
             k = learner.blocks_done % 4
             learner.run(sent[k], wanted[k])
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     while learner.blocks_done < WARM_UP:
         turn()
     shape = "-".join(map(str, sizes)) + (f", {seeds} seeds" if seeds > 1 else "")
     plastic = sum(w.numel() for w in weights)
-    name = f"ours, {str(dtype).removeprefix('torch.')}"
+    name = f"ours, {str(dtype).removeprefix('torch.')}" + (", GPU" if device == "cuda" else "")
     return Contender(
         name, shape, plastic, turn, blocks * BLOCK * seeds, seeds, together=together
     )  # fmt: skip
@@ -217,9 +238,9 @@ def table(contenders: Sequence[Contender]) -> str:
         " | ours / it | compiling, s |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    first = next(c for c in contenders if c.together)
+    first = next((c for c in contenders if c.together), None)
     for c in contenders:
-        ratio = digits(first.updates_per_s / c.updates_per_s) if c.together else ""
+        ratio = digits(first.updates_per_s / c.updates_per_s) if first and c.together else ""
         compile_s = f"{c.compile_s:.0f}" if c.compile_s else ""
         lines.append(
             f"| {c.name} | {c.network} | {c.synapses:,} | {digits(c.steps_per_s)}"

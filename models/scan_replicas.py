@@ -112,7 +112,8 @@ def scan_replicas(
     _, n_batch, _, n_units = arriving.shape
     parameters = torch.stack(
         [
-            torch.as_tensor(p, dtype=like.dtype, device=like.device).expand(n_replicas, n_units)
+            # filled on the device: a copy from the host could not be recorded in a CUDA graph
+            (p if isinstance(p, Tensor) else like.new_full((), p)).expand(n_replicas, n_units)
             for p in cell.parameters
         ]
     )
