@@ -67,6 +67,26 @@ class Environment(_Schema):
     of a network without spiking layers."""
 
 
+_Later: dict[str, Any] = {"exclude_if": lambda value: not value}
+"""Fields that came after the first records: where they say nothing they are left out, so that a record written
+before them reads, and hashes, as ever."""
+
+
+class LayerWork(_Schema):
+    """Synaptic operations of one layer per test sample, averaged over all test samples.
+
+    What arrives in a layer decides of which kind they are: spikes are added up (accumulates), any other number
+    is multiplied first (multiply-accumulates).
+    """
+
+    dense: float = Field(ge=0)
+    """Every synapse in every time step."""
+    effective_acs: float = Field(ge=0)
+    """One for every spike and synapse that it meets."""
+    effective_macs: float = Field(ge=0)
+    """One for every synapse and time at which something else than spikes arrives, zeros included."""
+
+
 class Operations(_Schema):
     """Work per test sample, averaged over all test samples.
 
@@ -78,6 +98,38 @@ class Operations(_Schema):
     spikes: dict[str, float]
     dense_macs: float
     effective_acs: float
+    layers: dict[str, LayerWork] = Field(default={}, **_Later)
+    """The same, layer by layer, by the layer in which they are done."""
+
+
+class Footprint(_Schema):
+    """How large a network is, and how little of it is at work."""
+
+    n_bytes: int = Field(ge=0)
+    """Parameters and buffers in memory, as in evaluation."""
+    connection_sparsity: float = Field(ge=0, le=1)
+    """Share of weights that are exactly 0."""
+    activation_sparsity: dict[str, float]
+    """Share of units and time steps without a spike, for each layer that spikes, over all test samples."""
+
+
+class EpochFigures(_Schema):
+    """One epoch of training."""
+
+    loss: float
+    train_accuracy: float = Field(ge=0, le=1)
+    """Gathered while the weights change, with dropout."""
+    validation_accuracy: float | None = Field(ge=0, le=1)
+    """None where nothing is held out (class C)."""
+    seconds: float = Field(ge=0)
+
+
+class Moment(_Schema):
+    """Accuracy if the decision is taken before a sample is over."""
+
+    seen_s: float = Field(gt=0)
+    """So much of each sample has been seen."""
+    test: Counts
 
 
 class RunRecord(_Schema):
@@ -109,6 +161,15 @@ class RunRecord(_Schema):
     """UTC, ISO 8601."""
     wall_s: float
     seconds_per_epoch: float
+    history: tuple[EpochFigures, ...] = Field(default=(), **_Later)
+    """Epoch by epoch, from the first."""
+    latency: tuple[Moment, ...] = Field(default=(), **_Later)
+    """Latency to decision: accuracy against time seen; the last moment is the whole sample."""
+    footprint: Footprint | None = Field(default=None, **_Later)
+    training_s: float | None = Field(default=None, ge=0, exclude_if=lambda value: value is None)
+    """On the clock, all epochs with their validation, in whichever session they were done."""
+    peak_memory_bytes: int | None = Field(default=None, ge=0, **_Later)
+    """Of the process that trained, or of the GPU where one was used, in the session that finished the run."""
 
 
 class Entry(_Schema):
