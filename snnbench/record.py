@@ -62,21 +62,21 @@ class Environment(_Schema):
     device: str
     threads: int
     deterministic: bool
-    engine: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    engine: str | None = Field(default=None, exclude_if=_says_nothing)
     """Implementation of the scan that ran (snnbench/models/engines.py); None in records that came before, and
     of a network without spiking layers."""
 
 
-_Later: dict[str, Any] = {"exclude_if": lambda value: not value}
-"""Fields that came after the first records: where they say nothing they are left out, so that a record written
-before them reads, and hashes, as ever."""
+def _says_nothing(value: Any) -> bool:
+    """Of a field that came after the first records: left out, so that those keep their bytes."""
+    return value is None or (isinstance(value, (tuple, dict)) and not value)
 
 
 class LayerWork(_Schema):
     """Synaptic operations of one layer per test sample, averaged over all test samples.
 
-    What arrives in a layer decides of which kind they are: spikes are added up (accumulates), any other number
-    is multiplied first (multiply-accumulates).
+    What arrives in a layer decides of which kind they are: spikes are added up (accumulates), any other
+    number is multiplied first (multiply-accumulates).
     """
 
     dense: float = Field(ge=0)
@@ -98,7 +98,7 @@ class Operations(_Schema):
     spikes: dict[str, float]
     dense_macs: float
     effective_acs: float
-    layers: dict[str, LayerWork] = Field(default={}, **_Later)
+    layers: dict[str, LayerWork] = Field(default={}, exclude_if=_says_nothing)
     """The same, layer by layer, by the layer in which they are done."""
 
 
@@ -161,14 +161,14 @@ class RunRecord(_Schema):
     """UTC, ISO 8601."""
     wall_s: float
     seconds_per_epoch: float
-    history: tuple[EpochFigures, ...] = Field(default=(), **_Later)
+    history: tuple[EpochFigures, ...] = Field(default=(), exclude_if=_says_nothing)
     """Epoch by epoch, from the first."""
-    latency: tuple[Moment, ...] = Field(default=(), **_Later)
+    latency: tuple[Moment, ...] = Field(default=(), exclude_if=_says_nothing)
     """Latency to decision: accuracy against time seen; the last moment is the whole sample."""
-    footprint: Footprint | None = Field(default=None, **_Later)
-    training_s: float | None = Field(default=None, ge=0, exclude_if=lambda value: value is None)
+    footprint: Footprint | None = Field(default=None, exclude_if=_says_nothing)
+    training_s: float | None = Field(default=None, ge=0, exclude_if=_says_nothing)
     """On the clock, all epochs with their validation, in whichever session they were done."""
-    peak_memory_bytes: int | None = Field(default=None, ge=0, **_Later)
+    peak_memory_bytes: int | None = Field(default=None, ge=0, exclude_if=_says_nothing)
     """Of the process that trained, or of the GPU where one was used, in the session that finished the run."""
 
 
