@@ -24,6 +24,11 @@ from snnbench.spec import RunSpec
 from snnbench.spec_base import describe_validation_error
 
 
+def _says_nothing(value: Any) -> bool:
+    """Of a field that came after the first records: left out, so that those keep their bytes."""
+    return value is None or (isinstance(value, (tuple, dict)) and not value)
+
+
 class _Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -65,11 +70,6 @@ class Environment(_Schema):
     engine: str | None = Field(default=None, exclude_if=_says_nothing)
     """Implementation of the scan that ran (snnbench/models/engines.py); None in records that came before, and
     of a network without spiking layers."""
-
-
-def _says_nothing(value: Any) -> bool:
-    """Of a field that came after the first records: left out, so that those keep their bytes."""
-    return value is None or (isinstance(value, (tuple, dict)) and not value)
 
 
 class LayerWork(_Schema):
