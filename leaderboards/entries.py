@@ -20,7 +20,7 @@ from typing import NamedTuple
 from snnbench.errors import UsageError
 from snnbench.paths import home_dir
 from snnbench.record import Entry, sha256_of
-from snnbench.spec import TaskSpec, load_task, task_names
+from snnbench.spec import TaskSpec, load_task, superseded_tasks, task_names
 
 MANIFEST = "MANIFEST.sha256"
 COVER = "entry.toml"
@@ -64,8 +64,8 @@ def board_roots(board: Path | None) -> list[Root]:
 
 
 def shipped_tasks() -> Tasks:
-    """All tasks that ship, by name and version."""
-    tasks = [load_task(name) for name in task_names()]
+    """All tasks that ship, by name and version, also those that a newer version has taken the place of."""
+    tasks = [load_task(name) for name in task_names()] + superseded_tasks()
     return {(task.name, task.version): task for task in tasks}
 
 

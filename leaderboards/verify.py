@@ -25,7 +25,7 @@ from snnbench.leaderboards.entries import (
     manifest_of,
     manifest_text,
 )
-from snnbench.metrics import Counts, count_by_group, count_correct
+from snnbench.metrics import Counts, all_folds, best_epochs, count_by_group, count_correct
 from snnbench.record import (
     DataIdentity,
     Entry,
@@ -185,8 +185,16 @@ def _check_task(file: str, task: TaskSpec, tasks: Tasks) -> Iterator[Problem]:
     known = tasks.get((task.name, task.version))
     if known is None:
         yield Problem(file, f"task {task.name} version {task.version} is none of those that ship")
-    elif known != task:
-        parts = ", ".join(_differences(known.model_dump(), task.model_dump()))
+        return
+    if task.protocol not in known.protocols:
+        yield Problem(
+            file,
+            f"protocol class {task.protocol} is none that task {task.name} allows:"
+            f" {', '.join(known.protocols)}",
+        )
+    asked = known.of_run.model_copy(update={"protocol": task.protocol})
+    if asked != task:
+        parts = ", ".join(_differences(asked.model_dump(), task.model_dump()))
         yield Problem(file, f"task {task.name} is not the one that ships: {parts}")
 
 
@@ -223,12 +231,16 @@ def _check_record(file: str, record: RunRecord) -> Iterator[Problem]:
             yield Problem(file, f"{key} is {found!r}, must be {right!r}")
     for key in ("chosen_epoch", "validation", "test", "operations", "predictions_sha256"):
         there = getattr(record, key) is not None
-        if finished and not there:
+        # class C holds nothing out
+        if finished and not there and (key, record.protocol) != ("validation", "C"):
             yield Problem(file, f"{key} is missing in a finished run")
         if not finished and there and key in ("test", "predictions_sha256"):
             yield Problem(file, f"{key} must be null in a diverged run, whose test is never read")
-    for split, counts in (("valid", record.validation), ("test", record.test)):
-        yield from _check_counts(file, split, counts, data)
+    heldout = ("train", "valid") if record.protocol == "B" else ("valid",)
+    for splits, counts in ((heldout, record.validation), (("test",), record.test)):
+        yield from _check_counts(file, splits, counts, data)
+    yield from _check_training(file, record)
+    yield from _check_latency(file, record)
     if not 0 <= (record.chosen_epoch or 0) <= record.epochs_run <= spec.train.epochs:
         yield Problem(
             file,
@@ -247,12 +259,64 @@ def _check_record(file: str, record: RunRecord) -> Iterator[Problem]:
             yield Problem(file, f"{key} is {value}, must be a number from 0")
 
 
+def _check_training(file: str, record: RunRecord) -> Iterator[Problem]:
+    """Whether the epoch follows from what was seen while training, by the rule of the protocol class."""
+    chosen, found = record.chosen_epoch, record.history
+    if found and len(found) != record.epochs_run:
+        yield Problem(file, f"history has {len(found)} epochs, epochs_run is {record.epochs_run}")
+    if record.protocol != "B" and record.folds:
+        yield Problem(file, f"folds are of class B, the run is of class {record.protocol}")
+    if record.status == "diverged" or chosen is None:
+        return
+    if record.protocol == "A" and found and record.validation:
+        accuracies = [epoch.validation_accuracy or 0.0 for epoch in found]
+        best = 1 + accuracies.index(max(accuracies))
+        if chosen != best or accuracies[best - 1] != record.validation.accuracy:
+            yield Problem(
+                file,
+                f"chosen_epoch is {chosen} with validation {record.validation.accuracy}, history has"
+                f" {accuracies[best - 1]} in epoch {best} as its best",
+            )
+    if record.protocol == "B":
+        if not record.folds or len({len(f) for f in record.folds.values()}) != 1:
+            yield Problem(file, "folds of class B must be there, all with as many epochs")
+        elif (best := best_epochs(record.folds)) != chosen or record.validation != all_folds(
+            record.folds, chosen
+        ):
+            yield Problem(
+                file, f"chosen_epoch and validation are not what folds give: {best} epochs"
+            )
+    if record.protocol != "A" and chosen != record.epochs_run:
+        yield Problem(file, f"chosen_epoch is {chosen}, in class {record.protocol} it is the last")
+    if record.protocol == "C" and record.epochs_run != record.spec.train.epochs:
+        yield Problem(
+            file, f"epochs_run is {record.epochs_run}, class C does {record.spec.train.epochs}"
+        )
+
+
+def _check_latency(file: str, record: RunRecord) -> Iterator[Problem]:
+    """Whether accuracies over time end where the whole sample does."""
+    if not record.latency:
+        return
+    times = [moment.seen_s for moment in record.latency]
+    if times != sorted(set(times)) or times[-1] != record.spec.task.duration_s:
+        yield Problem(file, f"latency.seen_s must rise to {record.spec.task.duration_s}: {times}")
+    if record.latency[-1].test != record.test:
+        yield Problem(
+            file,
+            f"latency ends with {_told(record.latency[-1].test)}, test is {_told(record.test)}",
+        )
+    if any(m.test.total != record.latency[-1].test.total for m in record.latency):
+        yield Problem(file, "latency has moments with another number of samples")
+
+
 def _check_counts(
-    file: str, split: str, counts: Counts | None, data: DataIdentity
+    file: str, splits: tuple[str, ...], counts: Counts | None, data: DataIdentity
 ) -> Iterator[Problem]:
     if counts is None:
         return
-    key, size = {"valid": "validation"}.get(split, split), data.n_samples.get(split)
+    key = "test" if splits == ("test",) else "validation"
+    split, size = " and ".join(splits), sum(data.n_samples.get(s, 0) for s in splits)
     if counts.total != size:
         yield Problem(file, f"{key}.total is {counts.total}, the {split} split has {size} samples")
     if counts.correct > counts.total:

@@ -1,6 +1,6 @@
-"""One run from data file to record, and several seeds of it: protocol class A in code.
+"""One run from data file to record.
 
-    train and valid splits -> fit -> chosen epoch -> test split opened once -> predictions, record
+    the protocol class's splits -> fit -> chosen epoch -> test split opened once -> predictions, record
 
 A run folder holds, besides what training writes (see `snnbench.train`),
 
@@ -14,17 +14,22 @@ from __future__ import annotations
 
 import csv
 import datetime
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from snnbench.environment import describe
 from snnbench.errors import SnnbenchError
-from snnbench.metrics import confusion, count_by_group, count_correct
+from snnbench.metrics import all_folds, confusion, count_by_group, count_correct
 from snnbench.model_spec import ModelSpec
 from snnbench.paths import file_sha256
+from snnbench.protocol import SealedTest, learn
 from snnbench.record import (
+    EpochFigures,
+    Footprint,
+    Moment,
     Operations,
     Predictions,
     RunRecord,
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
+    from snnbench.data_prep.spikes import Spikes
     from snnbench.data_prep.store import SpikeDataset
     from snnbench.models.engines import Engine
     from snnbench.models.network_base import Network
@@ -119,25 +125,32 @@ def run_seed(
         if on_epoch:
             on_epoch(report)
 
+    def train(
+        train: Spikes, valid: Spikes | None, folder: Path, epochs: int | None = None
+    ) -> FitResult:
+        return fit(
+            spec,
+            train,
+            valid,
+            folder=folder,
+            device=device,
+            on_epoch=tracked if folder == run_folder else None,
+            on_batch=on_batch,
+            resume=resume,
+            engine=engine,
+            profile=profile,
+            epochs=epochs,
+        )
+
+    run_folder = folder
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    result = fit(
-        spec,
-        dataset.split("train"),
-        dataset.split("valid"),
-        folder=folder,
-        device=device,
-        on_epoch=tracked,
-        on_batch=on_batch,
-        resume=resume,
-        engine=engine,
-        profile=profile,
-    )
+    result, folds, folds_s = learn(spec, dataset, folder, train)
     evaluating = time.perf_counter()
-    predictions, operations = (
-        open_test_once(dataset, result.network, spec, device) if result.network else (None, None)
-    )
-    predictions_sha256, test, by_group = None, None, {}
-    if predictions is not None:
+    sealed = SealedTest(dataset)
+    tested = open_test_once(sealed, result.network, spec, device) if result.network else None
+    predictions, predictions_sha256, test, by_group = None, None, None, {}
+    if tested is not None:
+        predictions = tested.predictions
         predictions_sha256 = write_predictions(folder / PREDICTIONS_FILE, predictions)
         test = count_correct(predictions.predictions, predictions.labels)
         by_group = count_by_group(
@@ -146,7 +159,8 @@ def run_seed(
             predictions.groups,
             dataset.group_names("test"),
         )
-    trained_s = 0.0 if result.epochs_run == 0 else result.seconds_per_epoch * result.epochs_run
+    trained_s = folds_s + math.fsum(report.seconds for report in result.history)
+    chosen = result.chosen_epoch
     record = RunRecord(
         run_id=spec.run_id,
         status=result.status,
@@ -154,16 +168,16 @@ def run_seed(
         data=dataset.identity,
         protocol=spec.task.protocol,
         epochs_run=result.epochs_run,
-        chosen_epoch=result.chosen_epoch,
-        validation=result.validation,
+        chosen_epoch=chosen,
+        validation=all_folds(folds, chosen) if folds and chosen else result.validation,
         test=test,
         test_by_group=by_group,
-        test_reads=0 if predictions is None else 1,
-        operations=operations,
+        test_reads=sealed.reads,
+        operations=tested.operations if tested else None,
         n_parameters=_n_parameters(result, spec),
         tuning_trials=tuning_trials,
         predictions_sha256=predictions_sha256,
-        checkpoint_sha256=file_sha256(folder / MODEL_FILE) if predictions is not None else None,
+        checkpoint_sha256=file_sha256(folder / MODEL_FILE) if tested else None,
         environment=describe(
             _device_name(device),
             threads=1,
@@ -173,6 +187,14 @@ def run_seed(
         started_at=started_at,
         wall_s=trained_s + time.perf_counter() - evaluating,
         seconds_per_epoch=0.0 if result.epochs_run == 0 else result.seconds_per_epoch,
+        history=tuple(_epoch_figures(report) for report in result.history),
+        folds={name: tuple(counts) for name, counts in folds.items()},
+        latency=(*tested.latency, Moment(seen_s=spec.task.duration_s, test=test))
+        if tested and test
+        else (),
+        footprint=tested.footprint if tested else None,
+        training_s=trained_s,
+        peak_memory_bytes=peak_memory_bytes(device),
     )
     figures = run_figures(folder, record, dataset, predictions)
     if result.network:
@@ -184,16 +206,32 @@ def run_seed(
     return record
 
 
-def open_test_once(
-    dataset: SpikeDataset, network: Network, spec: RunSpec, device: torch.device
-) -> tuple[Predictions, Operations]:
-    """The only place where a run reads the test split: after everything has been chosen."""
-    from snnbench.evaluate import predict
+class Tested(NamedTuple):
+    """What the one look at the test split gives."""
 
-    test = dataset.split("test")
-    evaluation = predict(network, test, spec, device)
-    predictions = Predictions(test.labels, evaluation.predictions, test.local_groups)
-    return predictions, evaluation.operations
+    predictions: Predictions
+    operations: Operations
+    latency: list[Moment]
+    """For all ends but that of the whole sample."""
+    footprint: Footprint
+
+
+def open_test_once(
+    sealed: SealedTest, network: Network, spec: RunSpec, device: torch.device
+) -> Tested:
+    """The only place where a run reads the test split: after everything has been chosen."""
+    from snnbench.data_prep.loader import SpikeLoader
+    from snnbench.evaluate import accuracy_over_time, footprint, predict_loader
+
+    test = sealed.open()
+    loader = SpikeLoader(test, spec, device)
+    evaluation = predict_loader(network, loader)
+    return Tested(
+        Predictions(test.labels, evaluation.predictions, test.local_groups),
+        evaluation.operations,
+        accuracy_over_time(network, loader, spec),
+        footprint(network, evaluation.activation_sparsity),
+    )
 
 
 def finished_record(folder: Path) -> RunRecord | None:
@@ -207,7 +245,7 @@ def epoch_metrics(report: EpochReport) -> dict[str, float]:
     return {
         "loss": report.loss,
         "train_accuracy": report.train.accuracy,
-        "valid_accuracy": report.valid.accuracy,
+        **({"valid_accuracy": report.valid.accuracy} if report.valid else {}),
         "events_per_s": report.events_per_s,
         "train_seconds": report.train_seconds,
         "seconds": report.seconds,
@@ -376,9 +414,21 @@ def evaluate_again(
             f" {record.spec.run_id}; put the run's own file there"
         )
     network.engine = engine or engine_of(record, device)
-    predictions, _ = open_test_once(dataset, network.to(device), spec, device)
+    predictions = predict_again(dataset, network.to(device), spec, device)
     stored = read_predictions(folder / PREDICTIONS_FILE)
     return record, predictions, int((stored.predictions != predictions.predictions).sum())
+
+
+def predict_again(
+    dataset: SpikeDataset, network: Network, spec: RunSpec, device: torch.device
+) -> Predictions:
+    """Predictions of a network whose run is over, so that nothing can be chosen by them any more."""
+    from snnbench.evaluate import predict
+
+    test = dataset.split("test")
+    return Predictions(
+        test.labels, predict(network, test, spec, device).predictions, test.local_groups
+    )
 
 
 def default_seeds(n: int) -> Sequence[int]:
@@ -393,6 +443,26 @@ def _n_parameters(result: FitResult, spec: RunSpec) -> int:
 
     network = result.network or build_for(spec, torch.Generator())
     return network.n_parameters
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that this process has had, on the device where it is a GPU."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def _epoch_figures(report: EpochReport) -> EpochFigures:
+    return EpochFigures(
+        loss=report.loss,
+        train_accuracy=report.train.accuracy,
+        validation_accuracy=report.valid.accuracy if report.valid else None,
+        seconds=report.seconds,
+    )
 
 
 def _device_name(device: torch.device) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +51,21 @@ def count_by_group(
     }
 
 
+def best_epochs(folds: Mapping[str, Sequence[Counts]]) -> int:
+    """The number of epochs, from 1, after which most samples of all folds are right; fewer at a tie.
+
+    Every sample of training and validation data is in exactly one fold, so samples count alike.
+    """
+    correct = np.array([[c.correct for c in counts] for counts in folds.values()]).sum(axis=0)
+    return int(correct.argmax()) + 1
+
+
+def all_folds(folds: Mapping[str, Sequence[Counts]], epochs: int) -> Counts:
+    """Counts of all folds together after so many epochs."""
+    chosen = [counts[epochs - 1] for counts in folds.values()]
+    return Counts(correct=sum(c.correct for c in chosen), total=sum(c.total for c in chosen))
+
+
 def confusion(
     predictions: NDArray[np.integer], labels: NDArray[np.integer], n_classes: int
 ) -> NDArray[np.int64]:
@@ -58,6 +73,25 @@ def confusion(
     matrix = np.zeros((n_classes, n_classes), dtype=np.int64)
     np.add.at(matrix, (labels, predictions), 1)
     return matrix
+
+
+def binomial_interval(counts: Counts) -> tuple[float, float]:
+    """95 % interval of the accuracy that so many correct predictions tell of (Clopper & Pearson 1934).
+
+    Of one network and the samples that were drawn; what seeds do to it is `summarise`'s.
+    """
+    from scipy import stats
+
+    found = stats.binomtest(counts.correct, counts.total).proportion_ci(0.95, method="exact")
+    return float(found.low), float(found.high)
+
+
+def pooled(counts: Mapping[str, Counts], names: Collection[str]) -> Counts | None:
+    """Counts of these groups together; None where none of them occurs."""
+    chosen = [c for name, c in counts.items() if name in names]
+    if not chosen:
+        return None
+    return Counts(correct=sum(c.correct for c in chosen), total=sum(c.total for c in chosen))
 
 
 def summarise(values: Sequence[float]) -> Summary:

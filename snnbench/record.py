@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import Counts
 from snnbench.paths import write_bytes, write_text
-from snnbench.spec import RunSpec
+from snnbench.spec import ProtocolClass, RunSpec
 from snnbench.spec_base import describe_validation_error
 
 
@@ -140,11 +140,13 @@ class RunRecord(_Schema):
     status: Literal["finished", "diverged"]
     spec: RunSpec
     data: DataIdentity
-    protocol: Literal["A"]
+    protocol: ProtocolClass
     epochs_run: int
     chosen_epoch: int | None
-    """Epoch (from 1) with the best validation accuracy, the earlier one at a tie."""
+    """Epoch (from 1) with the best validation accuracy, the earlier one at a tie; the last one where the
+    number of epochs was fixed before (classes B and C)."""
     validation: Counts | None
+    """Of the chosen epoch. Class B: of that many epochs, over all folds. Class C: None."""
     test: Counts | None
     """None for a diverged run, which counts as a seed without a correct prediction."""
     test_by_group: dict[str, Counts] = {}
@@ -163,6 +165,8 @@ class RunRecord(_Schema):
     seconds_per_epoch: float
     history: tuple[EpochFigures, ...] = Field(default=(), exclude_if=_says_nothing)
     """Epoch by epoch, from the first."""
+    folds: dict[str, tuple[Counts, ...]] = Field(default={}, exclude_if=_says_nothing)
+    """Class B: validation after each epoch, by the speaker left out."""
     latency: tuple[Moment, ...] = Field(default=(), exclude_if=_says_nothing)
     """Latency to decision: accuracy against time seen; the last moment is the whole sample."""
     footprint: Footprint | None = Field(default=None, exclude_if=_says_nothing)

@@ -26,6 +26,14 @@ class Work(NamedTuple):
     effective_acs: float
 
 
+class LayerOperations(NamedTuple):
+    """Operations of one layer per sample; see `snnbench.record.LayerWork`."""
+
+    dense: float
+    effective_acs: float
+    effective_macs: float
+
+
 class LayerSize(NamedTuple):
     """A hidden layer or the readout.
 
@@ -218,11 +226,41 @@ def count_operations(
     hidden_spikes
         Spikes of every layer but the readout; none of a baseline, where no layer spikes.
     """
-    hit = sizes if hidden_spikes else sizes[:1]
-    feedforward = zip([input_spikes, *hidden_spikes], hit, strict=True)
-    recurrent = zip(hidden_spikes, hit[:-1], strict=True)
-    return Work(
-        dense_macs=float(sum(size.macs(n_steps) for size in sizes)),
-        effective_acs=sum(n * size.accumulates(n_steps) for n, size in feedforward)
-        + sum(n * size.recurrent_fan_out for n, size in recurrent),
+    return total(
+        operations_by_layer(
+            sizes, n_steps=n_steps, input_spikes=input_spikes, hidden_spikes=hidden_spikes
+        )
     )
+
+
+def total(layers: Sequence[LayerOperations]) -> Work:
+    """Of all layers together."""
+    return Work(
+        dense_macs=sum(layer.dense for layer in layers),
+        effective_acs=sum(layer.effective_acs for layer in layers),
+    )
+
+
+def operations_by_layer(
+    sizes: Sequence[LayerSize], *, n_steps: int, input_spikes: float, hidden_spikes: Sequence[float]
+) -> list[LayerOperations]:
+    """What `count_operations` sums up, for every layer in its place, the readout last.
+
+    Accumulates are what spikes cause. Multiply-accumulates are what else arrives in a baseline's layers: from
+    the second layer on, and within an LSTM.
+    """
+    spiking = bool(hidden_spikes)
+    below = [input_spikes, *hidden_spikes] if spiking else [input_spikes]
+    layers = []
+    for i, size in enumerate(sizes):
+        acs, macs = 0.0, 0.0
+        if i < len(below):
+            acs = below[i] * size.accumulates(n_steps)
+        else:
+            macs = size.runs(n_steps) * size.n_synapses
+        if spiking and i < len(hidden_spikes):
+            acs += hidden_spikes[i] * size.recurrent_fan_out
+        elif not spiking:
+            macs += size.runs(n_steps) * size.n_recurrent_synapses
+        layers.append(LayerOperations(float(size.macs(n_steps)), acs, float(macs)))
+    return layers

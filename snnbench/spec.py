@@ -37,6 +37,9 @@ class DataPins(Spec):
     labels_sha256: str | None = None
 
 
+ProtocolClass = Literal["A", "B", "C"]
+
+
 class TaskSpec(Spec):
     """What is fixed so that rows compare. A changed task is a new version beside the old one."""
 
@@ -51,12 +54,20 @@ class TaskSpec(Spec):
     """Recordings are cut or padded with silence to this length."""
     last_edge_inclusive: bool = Field(default=False, exclude_if=lambda value: value is False)
     """Whether a spike exactly at the end of the duration counts, in the last bin (data_prep/binning.py)."""
-    protocol: Literal["A"] = "A"
-    """A: whole speakers held out for validation; the test split is read once (docs/protocol.md)."""
+    protocol: ProtocolClass = "A"
+    """A: whole speakers held out for validation; B: leave one speaker out; C: all data for as many epochs as
+    were fixed beforehand. The test split is read once in each (docs/protocol.md)."""
+    protocols: tuple[ProtocolClass, ...] = Field(default=("A",), exclude_if=lambda value: not value)
+    """Classes that a run may take. A run has taken one, and its own specification tells no others."""
     metric: Literal["accuracy"] = "accuracy"
     min_seeds: int = Field(default=10, ge=1)
     """Seeds a ranked row needs; from 5 on a row is provisional."""
     pins: DataPins = DataPins()
+
+    @property
+    def of_run(self) -> TaskSpec:
+        """The task as a run's specification has it."""
+        return self.model_copy(update={"protocols": ()})
 
 
 class ActivitySpec(Spec):
@@ -165,6 +176,23 @@ class RunSpec(Spec):
     train: TrainSpec
     seed: int = Field(ge=0)
     data_fingerprint: str
+
+    @field_validator("task")
+    @classmethod
+    def _has_taken_a_class(cls, task: TaskSpec) -> TaskSpec:
+        return task.of_run
+
+    @model_validator(mode="after")
+    def _epochs_are_fixed_where_nothing_is_held_out(self) -> Self:
+        if self.task.protocol == "A":
+            return self
+        for key in ("patience", "minutes"):
+            if getattr(self.train, key) is not None:
+                raise ValueError(
+                    f"train.{key} = {getattr(self.train, key)} ends training early, and in protocol class"
+                    f" {self.task.protocol} the number of epochs is fixed before; leave it out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _only_spiking_layers_are_trained_as_such(self) -> Self:
@@ -391,6 +419,13 @@ def task_names() -> list[str]:
     return shipped_names("snnbench.leaderboards", "tasks")
 
 
+def superseded_tasks() -> list[TaskSpec]:
+    """Earlier versions of tasks: results on them still verify, and compare with each other."""
+    folder = "tasks/superseded"
+    names = shipped_names("snnbench.leaderboards", folder)
+    return [load_shipped(TaskSpec, "task", n, "snnbench.leaderboards", folder) for n in names]
+
+
 def load_task(name: str) -> TaskSpec:
     """The task called `name`, or in the TOML file `name`; UsageError with near names if none is."""
     if name.endswith(".toml"):
@@ -440,6 +475,10 @@ def make_run_spec(
             raise unknown_name("key", key, by_root)
         by_root[root][key] = value
     tree = with_overrides({"task": task_spec.model_dump(mode="json")}, by_root["task"])
+    if (asked := tree["task"]["protocol"]) not in task_spec.protocols:
+        raise UsageError(
+            f"task {task_spec.name} allows protocol class {', '.join(task_spec.protocols)}, not {asked}"
+        )
     model_spec, train_spec = load_model(model).specs(
         task_spec.name, {**by_root["model"], **by_root["train"]}
     )

@@ -272,6 +272,7 @@ def _run_trial(
     trial = study.ask({key: _distribution(key, table) for key, table in sweep.search.items()})
 
     def on_epoch(report: EpochReport) -> None:
+        assert report.valid is not None  # a sweep always holds speakers out
         trial.report(report.valid.accuracy, report.epoch)
         tell_epoch(report.epoch)
         if report.epoch < report.epochs and trial.should_prune():

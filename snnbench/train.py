@@ -1,7 +1,7 @@
 """Training: epochs over the training split, the best epoch chosen on the validation split.
 
-`fit` is given these two splits and nothing else, so it cannot look at test data. After each epoch it
-writes three files into the run's folder, each whole or not at all:
+`fit` is given these two splits, or the first alone, and nothing else, so it cannot look at test data. After
+each epoch it writes three files into the run's folder, each whole or not at all:
 
     resume.safetensors   everything the next epoch depends on; written first, the only one read back
     model.safetensors    weights of the best validation epoch so far
@@ -79,7 +79,8 @@ class EpochReport(NamedTuple):
     loss: float
     """Mean over the training samples."""
     train: Counts
-    valid: Counts
+    valid: Counts | None
+    """None where nothing is held out."""
     rate_hz: dict[str, float]
     """Mean spikes per second and unit of each hidden layer, over the training samples."""
     input_spikes: int
@@ -91,7 +92,7 @@ class EpochReport(NamedTuple):
     seconds_so_far: float
     """Of all epochs up to this one, in whichever session they were done."""
     chosen_epoch: int
-    """Epoch with the best validation accuracy so far."""
+    """Epoch with the best validation accuracy so far; this one where nothing is held out."""
     warnings: tuple[str, ...]
     """Dead or saturated layers, in words."""
 
@@ -120,6 +121,8 @@ class FitResult(NamedTuple):
     chosen_epoch: int | None
     validation: Counts | None
     """Of the chosen epoch."""
+    history: tuple[EpochReport, ...]
+    """Of all epochs, in whichever session they were done."""
     seconds_per_epoch: float
     """Mean over the finished epochs, validation included; nan without any."""
     engine: Engine
@@ -144,7 +147,7 @@ class _Diverged(Exception):
 def fit(
     spec: RunSpec,
     train: Spikes,
-    valid: Spikes,
+    valid: Spikes | None,
     *,
     folder: Path,
     device: torch.device,
@@ -153,15 +156,18 @@ def fit(
     resume: bool = False,
     engine: Engine = "auto",
     profile: NoProfile | None = None,
+    epochs: int | None = None,
 ) -> FitResult:
     """Train a network and keep the epoch with the best validation accuracy, the earlier one at a tie.
+
+    Without validation data the last epoch is kept.
 
     Parameters
     ----------
     spec
         The run: model, training, seed.
     train, valid
-        Spikes to learn from and to choose the epoch on. The first are changed at random as
+        Spikes to learn from and to choose the epoch on, or None. The first are changed at random as
         `spec.train.augment` says, the second never.
     folder
         Where the three files above go.
@@ -175,6 +181,8 @@ def fit(
         Which implementation of the scan runs; see `engine_for`.
     profile
         A `snnbench.profiling.Profile` learns where the time goes; the weights stay the same.
+    epochs
+        End after so many, on the schedule of `spec.train.epochs`; None does those.
 
     Returns
     -------
@@ -195,25 +203,28 @@ def fit(
     engine = engine_for(folder, engine, device)
     require_memory(estimate_training(spec, train, valid, device.type, engine), spec, device)
     with deterministic(), profile.region("other"):
-        run = _Run(spec, device, engine, profile)
+        run = _Run(spec, device, engine, profile, epochs)
         if goes_on:
             run.load(folder)
             run.write_views(folder)
         with profile.region("reading the spikes"):
             augmentation = run.generators.get("augment")
             train_loader = SpikeLoader(train, spec, device, augmentation=augmentation)
-            valid_loader = SpikeLoader(valid, spec, device)
+            valid_loader = SpikeLoader(valid, spec, device) if valid is not None else None
         with profile.region("compiling"):
-            run.compile_kernels(valid_loader)
+            run.compile_kernels(valid_loader or SpikeLoader(train.read(0, 1), spec, device))
         while not run.is_over:
             started = time.perf_counter()
             try:
                 trained = run.train_epoch(train_loader, on_batch)
             except _Diverged:
                 return run.result("diverged")
-            with profile.region("validation"):
-                predictions = predict_loader(run.evaluated, valid_loader).predictions
-            run.finish_epoch(trained, count_correct(predictions, valid.labels), started)
+            validation = None
+            if valid is not None and valid_loader is not None:
+                with profile.region("validation"):
+                    predictions = predict_loader(run.evaluated, valid_loader).predictions
+                    validation = count_correct(predictions, valid.labels)
+            run.finish_epoch(trained, validation, started)
             with profile.region("saving"):
                 run.save(folder)
                 run.write_views(folder)
@@ -291,9 +302,15 @@ class _Run:
     """Everything that changes while a network trains."""
 
     def __init__(
-        self, spec: RunSpec, device: torch.device, engine: Engine, profile: NoProfile
+        self,
+        spec: RunSpec,
+        device: torch.device,
+        engine: Engine,
+        profile: NoProfile,
+        epochs: int | None,
     ) -> None:
         self.spec = spec
+        self.most_epochs = math.inf if epochs is None else epochs
         self.device = device
         self.profile = profile
         self.network = build_for(spec, make_generator(spec.seed, "init")).to(device)
@@ -327,7 +344,9 @@ class _Run:
     @property
     def is_over(self) -> bool:
         """Whether there is no epoch left to do."""
-        return bool(self.history) and self.history[-1].is_last(self.spec.train)
+        return bool(self.history) and (
+            len(self.history) >= self.most_epochs or self.history[-1].is_last(self.spec.train)
+        )
 
     def compile_kernels(self, loader: SpikeLoader) -> None:
         """Let kernels be compiled now, so that no epoch's time has it in it; changes nothing."""
@@ -394,10 +413,11 @@ class _Run:
                 self.averaged.update_parameters(self.network)
         return values[0], int(values[2]), spike_counts
 
-    def finish_epoch(self, trained: _Trained, valid: Counts, started: float) -> None:
+    def finish_epoch(self, trained: _Trained, valid: Counts | None, started: float) -> None:
         """Append the epoch's report, and keep its weights if they are the best so far."""
         epoch = len(self.history) + 1
-        is_best = not self.history or valid.correct > self.best.valid.correct
+        best = self.best.valid if self.history else None
+        is_best = valid is None or best is None or valid.correct > best.correct
         if is_best:
             self.best_weights = {k: v.clone() for k, v in self.evaluated.state_dict().items()}
         duration_s, seconds = self.spec.task.duration_s, time.perf_counter() - started
@@ -435,6 +455,7 @@ class _Run:
             epochs_run=len(self.history),
             chosen_epoch=self.best.epoch if finished else None,
             validation=self.best.valid if finished else None,
+            history=tuple(self.history),
             seconds_per_epoch=sum(seconds) / len(seconds) if seconds else math.nan,
             engine=self.network.engine,
         )
@@ -453,7 +474,11 @@ class _Run:
         }
         tensors = {f"{part}/{k}": v for part, content in parts.items() for k, v in content.items()}
         history = [
-            {**r._asdict(), "train": r.train.model_dump(), "valid": r.valid.model_dump()}
+            {
+                **r._asdict(),
+                "train": r.train.model_dump(),
+                "valid": r.valid.model_dump() if r.valid else None,
+            }
             for r in self.history
         ]
         extra = {"history": history, "engine": self.network.engine}
@@ -492,7 +517,7 @@ class _Run:
                         **row,
                         "seconds_so_far": so_far,
                         "train": Counts(**row["train"]),
-                        "valid": Counts(**row["valid"]),
+                        "valid": Counts(**row["valid"]) if row["valid"] else None,
                         "warnings": tuple(row["warnings"]),
                     }
                 )
@@ -516,7 +541,7 @@ def history_csv(history: list[EpochReport]) -> str:
     """History as CSV, a row per epoch.
 
     Columns: epoch, loss, train_accuracy, valid_accuracy, rate_hz.<layer> ..., events_per_s,
-    train_seconds, seconds.
+    train_seconds, seconds. Where nothing is held out, valid_accuracy is nan.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -524,7 +549,8 @@ def history_csv(history: list[EpochReport]) -> str:
     times = ["events_per_s", "train_seconds", "seconds"]
     writer.writerow(["epoch", "loss", "train_accuracy", "valid_accuracy", *rates, *times])
     for r in history:
-        values = [r.loss, r.train.accuracy, r.valid.accuracy, *r.rate_hz.values()]
+        valid = r.valid.accuracy if r.valid else math.nan
+        values = [r.loss, r.train.accuracy, valid, *r.rate_hz.values()]
         values += [r.events_per_s, r.train_seconds, r.seconds]
         writer.writerow([r.epoch, *(f"{value:.6g}" for value in values)])
     return text.getvalue()

@@ -48,6 +48,12 @@ runs_option = click.option(
 workers_option = click.option(
     "--workers", type=click.IntRange(1), help="Seeds at a time; default: one per core, on a GPU 1."
 )
+protocol_option = click.option(
+    "--protocol",
+    type=click.Choice(["A", "B", "C"]),
+    help="Protocol class, if not the task's own: A holds speakers out, B leaves each out in turn to find the"
+    " number of epochs, C trains on everything for all epochs (docs/protocol.md).",
+)
 tuning_option = click.option(
     "--tuning-trials",
     type=click.IntRange(0),
@@ -72,6 +78,7 @@ track_option = click.option(
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
 @click.option("--overwrite", is_flag=True, help="Throw away what the run folder holds, begin anew.")
 @click.option("--profile", is_flag=True, help="Tell where the time of training goes.")
+@protocol_option
 @tuning_option
 @track_option
 @json_option
@@ -87,6 +94,7 @@ def train_command(
     resume: bool,
     overwrite: bool,
     profile: bool,
+    protocol: str | None,
     tuning_trials: int,
     track: bool,
     as_json: bool,
@@ -106,7 +114,7 @@ def train_command(
 
     require_engine(engine, resolve_device(device))  # a missing GPU is told before anything else
     with opened_data(task, data, check_model=model) as dataset:
-        spec = spec_for(task, model, seed, dataset, assignments)
+        spec = spec_for(task, model, seed, dataset, with_class(assignments, protocol))
         folder = runs_folder(out) / spec.run_id
         if overwrite and folder.is_dir():
             shutil.rmtree(folder)
@@ -153,6 +161,7 @@ def train_command(
 @engine_option
 @set_option
 @runs_option
+@protocol_option
 @tuning_option
 @track_option
 @json_option
@@ -166,6 +175,7 @@ def bench_command(
     engine: Engine,
     assignments: tuple[str, ...],
     out: Path | None,
+    protocol: str | None,
     tuning_trials: int,
     track: bool,
     as_json: bool,
@@ -186,7 +196,8 @@ def bench_command(
 
     require_engine(engine, resolve_device(device))
     with opened_data(task, data, check_model=model) as dataset:
-        specs = [spec_for(task, model, s, dataset, assignments) for s in default_seeds(seeds)]
+        keys = with_class(assignments, protocol)
+        specs = [spec_for(task, model, s, dataset, keys) for s in default_seeds(seeds)]
         records = run_seeds(
             specs,
             dataset,
@@ -296,6 +307,11 @@ def spec_for(
         data_fingerprint=dataset.fingerprint,
         overrides=parse_overrides(assignments),
     )
+
+
+def with_class(assignments: tuple[str, ...], protocol: str | None) -> tuple[str, ...]:
+    """`--set` with what `--protocol` sets."""
+    return assignments if protocol is None else (*assignments, f"task.protocol={protocol}")
 
 
 def runs_folder(out: Path | None) -> Path:
@@ -441,7 +457,7 @@ def training_progress(
                 epoch=f"{e.epoch}/{e.epochs}",
                 loss=f"{e.loss:.3f}",
                 train=f"{e.train.accuracy:.3f}",
-                valid=f"{e.valid.accuracy:.3f}",
+                valid=f"{e.valid.accuracy:.3f}" if e.valid else "none",
                 Hz=" ".join(count_text(rate, digits=2) for rate in e.rate_hz.values()),
                 events=f"{count_text(e.events_per_s)}/s",
             )
@@ -501,15 +517,14 @@ def summary_facts(records: list[RunRecord]) -> dict[str, Any]:
 
 def record_text(record: RunRecord, folder: Path) -> str:
     """A finished run in a few lines."""
-    if record.test is None or record.validation is None or record.operations is None:
+    if record.test is None or record.operations is None:
         return f"{record.run_id}: {record.status} after {record.epochs_run} epochs\n{folder}"
     hidden = record.operations.spikes
     spikes = f"{sum(hidden.values()):.0f} hidden spikes" if hidden else "no hidden spikes"
     groups = ", ".join(f"{name} {c.accuracy:.1%}" for name, c in record.test_by_group.items())
     return "\n".join(
         [
-            f"{record.run_id}: epoch {record.chosen_epoch} of {record.epochs_run},"
-            f" chosen on validation ({record.validation.accuracy:.2%})",
+            f"{record.run_id}: epoch {record.chosen_epoch} of {record.epochs_run}, {how_chosen(record)}",
             f"test {record.test.accuracy:.2%} ({record.test.correct} of {record.test.total},"
             f" read once); by speaker: {groups}",
             f"{spikes} and {record.operations.effective_acs:.3g} accumulates per"
@@ -517,6 +532,18 @@ def record_text(record: RunRecord, folder: Path) -> str:
             str(folder),
         ]
     )
+
+
+def how_chosen(record: RunRecord) -> str:
+    """What decided on the epoch, by protocol class."""
+    if record.protocol == "C" or record.validation is None:
+        return "fixed before"
+    found = f"{record.validation.accuracy:.2%}"
+    if record.protocol == "B":
+        return (
+            f"as many as are best where each of {len(record.folds)} speakers is left out ({found})"
+        )
+    return f"chosen on validation ({found})"
 
 
 def bench_text(records: list[RunRecord], folders: list[Path]) -> Any:

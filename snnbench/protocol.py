@@ -1,0 +1,168 @@
+"""The protocol classes: who is heard, what chooses the epoch, and when the test split is opened.
+
+    A  speakers held out     train -> fit, best epoch of valid               -> test
+    B  leave one out         each speaker of train + valid in turn left out  -> how many epochs
+                             train + valid -> fit, that many                 -> test
+    C  fixed budget          train + valid -> fit, all epochs                -> test
+    X  chosen on test        train -> fit, best epoch of test: an audit of A, never ranked
+
+(docs/protocol.md.) The test split of a file is behind a `SealedTest`. What trains is given samples and has no
+way to the file; what tests is given the seal, after everything has been chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from snnbench.data_prep.selection import Selection
+from snnbench.errors import SnnbenchError
+from snnbench.metrics import Counts, best_epochs
+from snnbench.paths import write_text
+from snnbench.spec import RunSpec
+
+if TYPE_CHECKING:
+    from snnbench.data_prep.spikes import Spikes
+    from snnbench.data_prep.store import SpikeDataset, SplitReader
+    from snnbench.train import FitResult
+
+FOLDS = "folds"
+"""Folder, in that of a run of class B, with a folder for each speaker left out."""
+FOLD_FILE = "validation.json"
+
+
+class Fit(Protocol):
+    """`snnbench.train.fit` with all but the samples, the folder and the number of epochs decided."""
+
+    def __call__(
+        self, train: Spikes, valid: Spikes | None, folder: Path, epochs: int | None = None
+    ) -> FitResult:
+        """Train on some samples."""
+
+
+class Learnt(NamedTuple):
+    """What a protocol class comes to before the test."""
+
+    result: FitResult
+    folds: Mapping[str, Sequence[Counts]]
+    """Class B: validation after each epoch, by the speaker left out; else empty."""
+    folds_s: float = 0.0
+    """Time of all epochs of all folds."""
+
+
+class SealedTest:
+    """The test split of an open file, which can be opened once.
+
+    Raises
+    ------
+    SnnbenchError
+        `open`, the second time.
+    """
+
+    def __init__(self, dataset: SpikeDataset) -> None:
+        self._dataset = dataset
+        self.reads = 0
+
+    def open(self) -> SplitReader:
+        """The samples; counted."""
+        if self.reads:
+            raise SnnbenchError(f"{self._dataset.path}: the test split was opened once already")
+        self.reads += 1
+        return self._dataset.split("test")
+
+
+def learn(spec: RunSpec, dataset: SpikeDataset, folder: Path, fit: Fit) -> Learnt:
+    """Train as the run's protocol class says; the test split plays no part.
+
+    Parameters
+    ----------
+    spec
+        Names the class in `spec.task.protocol`.
+    dataset
+        Open file with training and validation split.
+    folder
+        Where training keeps its files; class B keeps those of its folds below.
+    fit
+        Trains; called once, or in class B once for every speaker before.
+
+    Raises
+    ------
+    SnnbenchError
+        Class B, and there are fewer than two speakers.
+    """
+    train, valid = dataset.split("train"), dataset.split("valid")
+    if spec.task.protocol == "A":
+        return Learnt(fit(train, valid, folder), {})
+    everything = Selection([train, valid])
+    if spec.task.protocol == "C":
+        return Learnt(fit(everything, None, folder), {})
+    folds, diverged = leave_one_out(train, valid, dataset, folder, fit)
+    if diverged is not None:
+        return Learnt(diverged, {})
+    counts = {name: fold.validation for name, fold in folds.items()}
+    result = fit(everything, None, folder, best_epochs(counts))
+    return Learnt(result, counts, sum(fold.seconds for fold in folds.values()))
+
+
+class Fold(BaseModel):
+    """What came of training without one speaker."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    validation: tuple[Counts, ...]
+    """On that speaker, after each epoch."""
+    seconds: float
+    """Of all epochs."""
+
+
+def leave_one_out(
+    train: Spikes, valid: Spikes, dataset: SpikeDataset, folder: Path, fit: Fit
+) -> tuple[dict[str, Fold], FitResult | None]:
+    """Every speaker left out in turn; also the result of a fold that diverged, which is then the last.
+
+    A fold that is finished is not done again, and one that was stopped goes on.
+    """
+    present = sorted({*np.unique(train.groups).tolist(), *np.unique(valid.groups).tolist()})
+    names = dataset.header.groups
+    if len(present) < 2:
+        raise SnnbenchError(
+            f"{dataset.path}: protocol class B leaves one speaker out at a time, and there is only"
+            f" {', '.join(names[g] for g in present) or 'none'} to learn from; take class A or C"
+        )
+    folds: dict[str, Fold] = {}
+    for group in present:
+        place = folder / FOLDS / names[group]
+        fold = _finished_fold(place / FOLD_FILE)
+        if fold is None:
+            others = Selection([train, valid], set(present) - {group})
+            result = fit(others, Selection([train, valid], {group}), place)
+            if result.status == "diverged":
+                return folds, result
+            validation = tuple(r.valid for r in result.history if r.valid is not None)
+            fold = Fold(validation=validation, seconds=result.history[-1].seconds_so_far)
+            write_text(place / FOLD_FILE, fold.model_dump_json() + "\n")
+        folds[names[group]] = fold
+    return folds, None
+
+
+def _finished_fold(path: Path) -> Fold | None:
+    if not path.is_file():
+        return None
+    try:
+        return Fold.model_validate_json(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SnnbenchError(
+            f"{path}: cannot be read ({error}); remove {path.parent} to do this fold again"
+        ) from None
+
+
+def audit(spec: RunSpec, dataset: SpikeDataset, folder: Path, fit: Fit) -> FitResult:
+    """Class X: the same training, but the epoch is chosen on the test split.
+
+    Validation data have no influence on weights, so every epoch is that of the honest run.
+    """
+    return fit(dataset.split("train"), dataset.split("test"), folder)
