@@ -399,8 +399,7 @@ def loader_bytes(spec: RunSpec, split: Spikes, *, changing: bool) -> int:
 def estimate_training(
     spec: RunSpec, train: Spikes, valid: Spikes | None, device: str, engine: str
 ) -> MemoryEstimate:
-    """What training on these splits, or without validation, takes on a device of type cpu or cuda, by a key of
-    `ENGINES`."""
+    """What training on these splits takes on a device of type cpu or cuda, by a key of `ENGINES`."""
     return estimate_memory(
         spec,
         input_spikes=train.n_spikes / max(1, len(train)),
