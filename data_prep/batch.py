@@ -70,7 +70,9 @@ def events_of_steps(batch: EventBatch, first: int, stop: int) -> EventBatch:
     moved = pointers[:, 0] - starts[:-1].view_as(counts)[:, 0]
     places = torch.arange(int(starts[-1]), device=starts.device)
     places += moved.repeat_interleave(of_sample)
-    return batch._replace(indptr=starts, channels=batch.channels[places], n_steps=stop - first)
+    # GPUs cannot index unsigned numbers of two bytes; as signed ones they are the same bits
+    channels = batch.channels.view(torch.int16)[places].view(torch.uint16)
+    return batch._replace(indptr=starts, channels=channels, n_steps=stop - first)
 
 
 class ReusedMemory:
