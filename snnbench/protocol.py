@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from snnbench.data_prep.selection import Selection
 from snnbench.errors import SnnbenchError
@@ -155,12 +155,13 @@ def _finished_fold(path: Path) -> Fold | None:
     try:
         return Fold.model_validate_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise SnnbenchError(
-            f"{path}: cannot be read ({error}); remove {path.parent} to do this fold again"
+            f"{path}: cannot be read ({why}); remove {path.parent} to do this fold again"
         ) from None
 
 
-def audit(spec: RunSpec, dataset: SpikeDataset, folder: Path, fit: Fit) -> FitResult:
+def picked_on_test(dataset: SpikeDataset, folder: Path, fit: Fit) -> FitResult:
     """Class X: the same training, but the epoch is chosen on the test split.
 
     Validation data have no influence on weights, so every epoch is that of the honest run.

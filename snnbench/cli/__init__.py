@@ -18,6 +18,7 @@ COMMANDS = {
     "models": ("models", "What is in the zoo."),
     "train": ("run", "Train one model with one seed."),
     "eval": ("run", "Evaluate a trained run again and compare with its record."),
+    "audit": ("audit", "What choosing the epoch on the test split would have given."),
     "bench": ("run", "Train a model with several seeds under the task's protocol."),
     "sweep": ("sweep", "Search for hyperparameters on validation data."),
     "board": ("board", "Add, verify, build and show leaderboards."),
