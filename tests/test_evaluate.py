@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ import torch
 
 from snnbench.checkpoint import build_for
 from snnbench.data_prep.loader import SpikeLoader
-from snnbench.evaluate import predict, predict_loader
+from snnbench.evaluate import accuracy_over_time, footprint, predict, predict_loader
+from snnbench.metrics import count_correct
 from snnbench.models.layers import SpikingLayer
 from snnbench.models.network import SpikingNetwork
 from tests.toy_spikes import heard, split_from_samples, toy_spec, toy_split
@@ -64,17 +67,24 @@ def test_operations_equal_a_count_by_brute_force(recurrent: bool):
         else:
             index = int(name.split(".")[1])
             source = below[index + name.endswith("recurrent_weight")]
-        matrices.append((source, weight))
-    macs = acs = 0
-    for source, weight in matrices:
+        layer = "readout" if name == "readout.weight" else f"hidden{index + 1}"
+        matrices.append((layer, source, weight))
+    macs = dict.fromkeys(operations.layers, 0)
+    acs = dict.fromkeys(operations.layers, 0)
+    for layer, source, weight in matrices:
         n_out, n_in = weight.shape
         for n in range(spec.n_steps):
             for sample in range(2):
                 for unit in range(n_in):
-                    macs += n_out
-                    acs += int(source[n, sample, unit]) * n_out
-    assert operations.dense_macs == macs / 2
-    assert operations.effective_acs == pytest.approx(acs / 2, rel=1e-12)
+                    macs[layer] += n_out
+                    acs[layer] += int(source[n, sample, unit]) * n_out
+    assert list(operations.layers) == ["hidden1", "hidden2", "readout"]
+    for layer, found in operations.layers.items():
+        assert found.dense == macs[layer] / 2
+        assert found.effective_acs == pytest.approx(acs[layer] / 2, rel=1e-12)
+        assert found.effective_macs == 0
+    assert operations.dense_macs == sum(macs.values()) / 2
+    assert operations.effective_acs == pytest.approx(sum(acs.values()) / 2, rel=1e-12)
     assert operations.spikes == {
         "hidden1": pytest.approx(float(hidden[0].sum()) / 2),
         "hidden2": pytest.approx(float(hidden[1].sum()) / 2),
@@ -123,3 +133,60 @@ def test_operations_of_delays_and_convolutions_equal_a_count_of_their_synapses(
     assert operations.dense_macs == 20 * macs
     assert operations.effective_acs == pytest.approx(expected, rel=1e-6)
     assert min(operations.spikes.values()) > 0
+
+
+@pytest.mark.parametrize("model", ["lstm", "cnn", "counts-linear"])
+def test_layers_of_a_baseline_multiply_all_but_the_spikes(model: str):
+    spec = toy_spec(model)
+    network = build_for(spec, torch.Generator().manual_seed(0)).eval()
+    split = toy_split(10, seed=1)
+    operations = predict_loader(network, SpikeLoader(split, spec, CPU)).operations
+    sizes = {size.name: size for size in network.layer_sizes()}
+    first, *others = operations.layers
+    arriving = split.n_spikes / len(split)
+    assert operations.layers[first].effective_acs == pytest.approx(
+        arriving * sizes[first].accumulates(spec.n_steps), rel=0.05
+    )
+    for name in others:
+        assert operations.layers[name].effective_acs == 0
+        assert operations.layers[name].effective_macs == operations.layers[name].dense > 0
+    # of an LSTM's gates, what comes from its own state
+    own = sizes[first].runs(spec.n_steps) * sizes[first].n_recurrent_synapses
+    assert operations.layers[first].effective_macs == own
+    assert sum(layer.dense for layer in operations.layers.values()) == operations.dense_macs
+
+
+@pytest.mark.parametrize("model", ["ff-lif", "cnn"])
+def test_a_sample_ends_early_or_is_followed_by_silence(model: str):
+    spec = toy_spec(model)
+    network = build_for(spec, torch.Generator().manual_seed(0)).eval()
+    split = toy_split(30, seed=1)
+    moments = accuracy_over_time(network, SpikeLoader(split, spec, CPU), spec)
+    assert [m.seen_s for m in moments] == pytest.approx([0.02 * k for k in range(1, 10)])
+    for moment in moments:
+        kept = split.times < moment.seen_s - 1e-9
+        counts = [kept[a:b].sum() for a, b in pairwise(split.offsets)]
+        cut = replace(
+            split,
+            times=split.times[kept],
+            units=split.units[kept],
+            offsets=np.concatenate(([0], np.cumsum(counts))),
+        )
+        shorter = spec
+        if model == "ff-lif":
+            task = spec.task.model_copy(update={"duration_s": moment.seen_s})
+            shorter = spec.model_copy(update={"task": task})
+        expected = predict(network, cut, shorter, CPU).predictions
+        assert moment.test == count_correct(expected, split.labels)
+
+
+def test_footprint_counts_zeros_and_bytes():
+    spec = toy_spec("rec-lif", model__hidden=[5])
+    network = build_for(spec, torch.Generator().manual_seed(0))
+    assert isinstance(network, SpikingNetwork)
+    with torch.no_grad():
+        network.layers[0].weight[:, :6] = 0
+    found = footprint(network, {"hidden1": 0.5})
+    assert found.connection_sparsity == 5 * 6 / (5 * 12 + 5 * 5 + 3 * 5)
+    assert found.n_bytes >= 4 * (5 * 12 + 5 * 5 + 3 * 5)
+    assert found.activation_sparsity == {"hidden1": 0.5}
