@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from snnbench.errors import SnnbenchError
-from snnbench.metrics import Counts
+from snnbench.metrics import Counts, pooled
 from snnbench.paths import write_bytes, write_text
 from snnbench.spec import ProtocolClass, RunSpec
 from snnbench.spec_base import describe_validation_error
@@ -174,6 +174,18 @@ class RunRecord(_Schema):
     """On the clock, all epochs with their validation, in whichever session they were done."""
     peak_memory_bytes: int | None = Field(default=None, ge=0, exclude_if=_says_nothing)
     """Of the process that trained, or of the GPU where one was used, in the session that finished the run."""
+
+    def heard_before(self) -> dict[str, Counts]:
+        """Test counts of speakers who are heard in training or validation, and of those who are not.
+
+        Keys `seen` and `unseen`, each only where there are such speakers; empty without test.
+        """
+        known = {*self.data.groups.get("train", ()), *self.data.groups.get("valid", ())}
+        parts = {
+            "seen": pooled(self.test_by_group, known),
+            "unseen": pooled(self.test_by_group, self.test_by_group.keys() - known),
+        }
+        return {name: counts for name, counts in parts.items() if counts}
 
 
 class Entry(_Schema):

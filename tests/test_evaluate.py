@@ -184,8 +184,10 @@ def test_footprint_counts_zeros_and_bytes():
     spec = toy_spec("rec-lif", model__hidden=[5])
     network = build_for(spec, torch.Generator().manual_seed(0))
     assert isinstance(network, SpikingNetwork)
+    layer = network.layers[0]
+    assert isinstance(layer, SpikingLayer)
     with torch.no_grad():
-        network.layers[0].weight[:, :6] = 0
+        layer.weight[:, :6] = 0
     found = footprint(network, {"hidden1": 0.5})
     assert found.connection_sparsity == 5 * 6 / (5 * 12 + 5 * 5 + 3 * 5)
     assert found.n_bytes >= 4 * (5 * 12 + 5 * 5 + 3 * 5)

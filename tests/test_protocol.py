@@ -402,6 +402,17 @@ def test_the_binomial_interval_of_none_and_of_half():
     assert low < 0.5 < high
 
 
+def test_speakers_heard_before_are_counted_apart(finished: Any):
+    record, _ = finished["A"]
+    assert record.heard_before() == {"unseen": record.test}
+    [name] = record.test_by_group
+    known = record.data.model_copy(update={"groups": {**record.data.groups, "train": [name, "x"]}})
+    assert record.model_copy(update={"data": known}).heard_before() == {"seen": record.test}
+    both = {name: Counts(correct=3, total=5), "new": Counts(correct=1, total=15)}
+    mixed = record.model_copy(update={"data": known, "test_by_group": both})
+    assert mixed.heard_before() == {"seen": both[name], "unseen": both["new"]}
+
+
 def test_groups_together():
     counts = {"a": Counts(correct=1, total=2), "b": Counts(correct=3, total=5)}
     assert pooled(counts, {"a", "b", "c"}) == Counts(correct=4, total=7)

@@ -517,16 +517,23 @@ def summary_facts(records: list[RunRecord]) -> dict[str, Any]:
 
 def record_text(record: RunRecord, folder: Path) -> str:
     """A finished run in a few lines."""
+    from snnbench.metrics import binomial_interval
+
     if record.test is None or record.operations is None:
         return f"{record.run_id}: {record.status} after {record.epochs_run} epochs\n{folder}"
     hidden = record.operations.spikes
     spikes = f"{sum(hidden.values()):.0f} hidden spikes" if hidden else "no hidden spikes"
     groups = ", ".join(f"{name} {c.accuracy:.1%}" for name, c in record.test_by_group.items())
+    low, high = binomial_interval(record.test)
+    heard = record.heard_before()
+    if len(heard) == 2:
+        groups += f"; heard in training {heard['seen'].accuracy:.1%}, others {heard['unseen'].accuracy:.1%}"
     return "\n".join(
         [
             f"{record.run_id}: epoch {record.chosen_epoch} of {record.epochs_run}, {how_chosen(record)}",
             f"test {record.test.accuracy:.2%} ({record.test.correct} of {record.test.total},"
-            f" read once); by speaker: {groups}",
+            f" read once; 95% interval for these samples {low:.1%} to {high:.1%})",
+            f"by speaker: {groups}",
             f"{spikes} and {record.operations.effective_acs:.3g} accumulates per"
             f" sample, {record.n_parameters} parameters, {record.seconds_per_epoch:.1f} s per epoch",
             str(folder),
