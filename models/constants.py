@@ -20,6 +20,7 @@ from snnbench.model_spec import PerUnit, PositivePerUnit
 
 _GAMMA_SHAPE = 3.0
 _INSIDE = 1e-3  # a first value at a bound itself would never leave it: s has no slope there
+_ROUNDING = 1e-6  # what is as near to a bound as this would be at infinity
 
 
 class UnitConstant(nn.Module):
@@ -52,6 +53,11 @@ class UnitConstant(nn.Module):
         if self.logarithmic:
             return self.low * (math.log(self.high / self.low) * share).exp()
         return self.low + (self.high - self.low) * share
+
+    @torch.no_grad()
+    def take(self, values: Tensor) -> None:
+        """Have these values, of shape (unit,) and within the bounds but for rounding."""
+        self.raw.copy_(torch.logit(self._share_of(values).clamp(_ROUNDING, 1 - _ROUNDING)))
 
     def _share_of(self, values: Tensor) -> Tensor:
         if self.logarithmic:

@@ -23,6 +23,8 @@ COMMANDS = {
     "sweep": ("sweep", "Search for hyperparameters on validation data."),
     "board": ("board", "Add, verify, build and show leaderboards."),
     "reproduce": ("reproduce", "Published experiments, done again, with a verdict."),
+    "export": ("export", "Networks as NIR graphs; cards of models and data sets."),
+    "import": ("import_", "Networks from NIR graphs."),
     "env": ("env", "Versions, devices and folders of this installation."),
 }
 
