@@ -8,8 +8,8 @@ and leaves the step to whoever runs it. Our update in bins of dt,
 
     I[n + 1] = alpha I[n] + D[n]         U[n + 1] = beta U[n] + I[n] - theta S[n]
 
-is what an integrator makes of these equations with steps of dt and r = 1 / (1 - beta), w_in = 1 / (1 - alpha),
-where the time constants depend on how it integrates:
+is what an integrator makes of these equations with steps of dt and r = 1 / (1 - beta), w_in = 1 / (1 -
+alpha), where the time constants depend on how it integrates:
 
     euler         forward Euler, decay 1 - dt / tau       tau = dt / (1 - decay)
     exponential   decay exp(-dt / tau)                    tau = -dt / ln(decay), the model's own
@@ -23,7 +23,6 @@ brain-inspired computing", Nature Communications 15:8122.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,10 +46,11 @@ from snnbench.model_spec import (
     ReadoutSpec,
     SpikingReadoutSpec,
 )
+from snnbench.models.constants import UnitConstant
 from snnbench.models.layers import SpikingLayer
 from snnbench.models.network import SpikingNetwork
 from snnbench.models.network_base import Network
-from snnbench.models.readout import SpikingReadout
+from snnbench.models.readout import LeakyReadout, SpikingReadout
 from snnbench.paths import whole_file
 from snnbench.spec import RunSpec, TrainSpec, load_task
 from snnbench.spec_base import describe_validation_error
@@ -62,6 +62,7 @@ Integration = Literal["euler", "exponential"]
 INTEGRATIONS: tuple[Integration, ...] = get_args(Integration)
 Floats = NDArray[np.float64]
 
+_Part = SpikingLayer | LeakyReadout | SpikingReadout
 _NEURONS = ("LIF", "CubaLIF", "CubaLI")
 _WEIGHTS = ("Linear", "Affine")
 _SAME = 1e-6  # relative: constants of a file in float32 are no nearer to what they were
@@ -118,13 +119,16 @@ def graph_of(
         edges.append((last, name))
         last = name
 
-    for name, module in network.parts:
+    for name, module in _parts(network):
         if name == "readout" and not readout:
             break
-        follow(f"{name}_weight", nir.Linear(weight=_array(module.weight)))
+        # a file has its nodes in alphabetical order, in which nirtorch 2.6 needs those of a layer
+        follow(f"{name}_afferent", nir.Linear(weight=_array(module.weight)))
         neuron = _neuron_node(module, step_s, integration)
         recurrent = module.recurrence if isinstance(module, SpikingLayer) else None
-        follow(name, neuron if recurrent is None else _with_recurrence(neuron, _array(recurrent)))
+        if recurrent is not None:
+            neuron = _with_recurrence(neuron, _array(recurrent))
+        follow(f"{name}_neurons", neuron)
     nodes["output"] = nir.Output(output_type=nodes[last].output_type["output"])
     edges.append((last, "output"))
     metadata = {
@@ -160,7 +164,9 @@ def not_in_nir(model: ModelSpec) -> list[str]:
     return found
 
 
-def _neuron_node(module: Any, step_s: float, integration: Integration) -> nir.NIRNode:
+def _neuron_node(
+    module: SpikingLayer | LeakyReadout | SpikingReadout, step_s: float, integration: Integration
+) -> nir.NIRNode:
     """The neurons of a layer or readout; every constant of shape (unit,)."""
     nir, n_units, p = _nir(), module.weight.shape[0], module.cell.parameters
     constants = {name: _per_unit(value, n_units) for name, value in p._asdict().items()}
@@ -548,7 +554,7 @@ def _run_spec(
 
 
 def _check_sizes(network: SpikingNetwork, layers: list[_Layer], path: Path) -> None:
-    for (_, module), layer in zip(network.parts, layers, strict=True):
+    for (_, module), layer in zip(_parts(network), layers, strict=True):
         asked, found = tuple(module.weight.shape), layer.weight.shape
         if asked != found:
             raise SnnbenchError(
@@ -559,17 +565,25 @@ def _check_sizes(network: SpikingNetwork, layers: list[_Layer], path: Path) -> N
 
 @torch.no_grad()
 def _fill(network: SpikingNetwork, layers: list[_Layer]) -> None:
-    for (_, module), layer in zip(network.parts, layers, strict=True):
+    for (_, module), layer in zip(_parts(network), layers, strict=True):
         module.weight.copy_(torch.from_numpy(layer.weight))
         if not isinstance(module, SpikingLayer):
             continue
         if module.recurrent_weight is not None and layer.recurrent is not None:
             module.recurrent_weight.copy_(torch.from_numpy(layer.recurrent))
         for name, constant in module.per_unit.items():
+            assert isinstance(constant, UnitConstant)
             constant.take(torch.from_numpy(_in_spec(layer, name, module.dt_s).copy()))
 
 
 # ---- both
+
+
+def _parts(
+    network: SpikingNetwork,
+) -> list[tuple[str, SpikingLayer | LeakyReadout | SpikingReadout]]:
+    kinds = (SpikingLayer, LeakyReadout, SpikingReadout)
+    return [(name, module) for name, module in network.parts if isinstance(module, kinds)]
 
 
 def _tau(decay: Floats, step_s: float, integration: Integration) -> Floats:

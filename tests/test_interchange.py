@@ -23,6 +23,7 @@ from snnbench.interchange import (
     read_graph,
     write_graph,
 )
+from snnbench.models.layers import SpikingLayer
 from snnbench.models.network import SpikingNetwork
 from snnbench.models.network_base import Network
 from snnbench.seeding import deterministic
@@ -70,6 +71,10 @@ def random_input(spec: RunSpec, seed: int = 0) -> Tensor:
     return torch.poisson(torch.full((spec.n_steps * 4, 6, spec.n_channels), 0.3), generator=g)
 
 
+def layers_of(network: SpikingNetwork) -> list[SpikingLayer]:
+    return [layer for layer in network.layers if isinstance(layer, SpikingLayer)]
+
+
 def behaviour(network: Network, inputs: Tensor) -> list[Tensor]:
     with deterministic(), torch.inference_mode():
         return [network(inputs).logits, *network.hidden_spikes(inputs)]
@@ -112,7 +117,7 @@ def test_constants_of_each_unit_come_back_but_for_rounding(
     network, spec = made(hidden=[7, 5], **PER_UNIT)
     back = there_and_back(tmp_path / "net.nir", network, spec, integration=integration)
     assert back.spec == spec
-    for ours, theirs in zip(network.layers, back.network.layers, strict=True):
+    for ours, theirs in zip(layers_of(network), layers_of(back.network), strict=True):
         for name, constant in ours.constants.items():
             torch.testing.assert_close(
                 theirs.constants[name], constant, rtol=1e-5, atol=0, msg=name
@@ -195,24 +200,24 @@ def test_nodes_and_constants() -> None:
     exact = graph_of(network, spec, integration="exponential")
     assert {k: type(v).__name__ for k, v in exact.nodes.items()} == {
         "input": "Input",
-        "hidden1_weight": "Linear",
-        "hidden1": "CubaLIF",
-        "hidden2_weight": "Linear",
-        "hidden2": "NIRGraph",
-        "readout_weight": "Linear",
-        "readout": "CubaLI",
+        "hidden1_afferent": "Linear",
+        "hidden1_neurons": "CubaLIF",
+        "hidden2_afferent": "Linear",
+        "hidden2_neurons": "NIRGraph",
+        "readout_afferent": "Linear",
+        "readout_neurons": "CubaLI",
         "output": "Output",
     }
-    lif = exact.nodes["hidden1"]
+    lif = exact.nodes["hidden1_neurons"]
     np.testing.assert_allclose(lif.tau_mem, 0.03, rtol=1e-12)
-    euler = graph_of(network, spec).nodes["hidden1"]
+    euler = graph_of(network, spec).nodes["hidden1_neurons"]
     beta = np.exp(-10e-3 / 0.03)
     np.testing.assert_allclose(euler.tau_mem, 10e-3 / (1 - beta), rtol=1e-12)
     for node in (lif, euler):
         np.testing.assert_allclose(node.r, 1 / (1 - beta), rtol=1e-12)
         assert node.metadata["reset"] == "subtract"
     hidden = graph_of(network, spec, readout=False)
-    assert "readout" not in hidden.nodes
+    assert "readout_neurons" not in hidden.nodes
     assert hidden.nodes["output"].output_type["output"].tolist() == [5]
 
 
@@ -280,10 +285,11 @@ def test_a_graph_of_others(tmp_path: Path) -> None:
     assert [text.partition(":")[0] for text in found.assumed] == [
         *("integration", "reset", "readout", "surrogate and what else only training knows"),
     ]
-    layer = found.network.layers[0]
+    layer = layers_of(found.network)[0]
     # r = 1 and forward Euler: an input moves the membrane by dt / tau
     np.testing.assert_allclose(layer.cell.parameters.beta, 1 - 1e-3 / 0.02, rtol=1e-6)
     np.testing.assert_allclose(layer.weight.detach(), graph.nodes["w"].weight / 20, rtol=1e-6)
+    assert layer.recurrent_weight is not None
     np.testing.assert_allclose(
         layer.recurrent_weight.detach(), graph.nodes["v"].weight / 20, rtol=1e-6
     )
@@ -299,7 +305,7 @@ def test_constants_of_others_may_differ_from_unit_to_unit(tmp_path: Path) -> Non
     tau = np.linspace(0.01, 0.05, 7)
     lif = nir.LIF(tau=tau, r=tau / 1e-3, v_leak=0 * ones, v_threshold=ones)
     found = network_of(foreign(lif=lif), tmp_path / "x.nir", task="hd", step_s=1e-3)
-    beta = found.network.layers[0].cell.parameters.beta
+    beta = layers_of(found.network)[0].cell.parameters.beta
     np.testing.assert_allclose(beta.detach(), 1 - 1e-3 / tau, rtol=1e-5)
 
 
@@ -371,7 +377,7 @@ def test_from_checkpoint_to_graph_to_checkpoint(tmp_path: Path) -> None:
     save_network(first, network, spec)
     written = snnbench("export", "nir", first, "--out", graph, "--json")
     assert written.code == 0, written.err
-    assert strict_json(written.out)["nodes"]["hidden1"] == "NIRGraph"
+    assert strict_json(written.out)["nodes"]["hidden1_neurons"] == "NIRGraph"
     read = snnbench("import", "nir", graph, "--out", second, "--json")
     assert read.code == 0, read.err
     assert read.err == ""
