@@ -103,7 +103,7 @@ def graph_of(
         raise SnnbenchError(
             f"model {spec.model.name}: kind {spec.model.kind} has no spiking layers"
         )
-    if refused := not_in_nir(spec.model):
+    if refused := not_in_nir(spec.model, readout=readout):
         raise SnnbenchError(
             f"model {spec.model.name}: NIR cannot say {', '.join(refused)}; LIF neurons with plain weights,"
             " recurrent or not, can be exported"
@@ -146,8 +146,8 @@ def write_graph(path: Path, graph: nir.NIRGraph) -> None:
         _nir().write(temporary, graph)
 
 
-def not_in_nir(model: ModelSpec) -> list[str]:
-    """What a model has that NIR cannot say, as keys of its spec with their values."""
+def not_in_nir(model: ModelSpec, *, readout: bool) -> list[str]:
+    """What a model, with or without its readout, has that NIR cannot say: keys of its spec with values."""
     neuron, found = model.neuron, []
     if not isinstance(neuron, LifSpec | LifDeltaSpec):
         found.append(f'neuron.kind = "{neuron.kind}"')
@@ -155,8 +155,8 @@ def not_in_nir(model: ModelSpec) -> list[str]:
         found.append(f"neuron.refractory_s = {neuron.refractory_s}")
     if model.norm != "none":
         found.append(f'norm = "{model.norm}"')
-    if isinstance(model.readout, ReadoutSpec) and model.readout.norm != "none":
-        found.append(f'readout.norm = "{model.readout.norm}"')
+    if readout and isinstance(model.readout, ReadoutSpec) and model.readout.norm != "none":
+        found.append(f'readout.norm = "{model.readout.norm}" (--no-readout leaves the readout out)')
     if model.delays is not None:
         found.append(f'delays.kind = "{model.delays.kind}"')
     if model.conv is not None:

@@ -26,7 +26,13 @@ from snnbench.data_prep.store import SpikeDataset
 from tests.commands import ROOT, many_digits, snnbench, start, strict_json, wait_for
 from tests.tiny_data import RATE_HZ, digit_name, write_dataset, write_digits
 
-SETTINGS = ("model.hidden=[12]", "model.input_gain=12", "train.epochs=2")
+# a readout without normalisation, which `export nir` can say
+SETTINGS = (
+    "model.hidden=[12]",
+    "model.input_gain=12",
+    "model.readout.norm=none",
+    "train.epochs=2",
+)
 QUICK = ["--no-track", *(word for setting in SETTINGS for word in ("--set", setting))]
 
 
@@ -94,8 +100,19 @@ JSON_COMMANDS: dict[str, Callable[[World, Path], list[object]]] = {
     "board verify": lambda w, t: ["board", "verify", "--board", w.board],
     "board show": lambda w, t: ["board", "show", "--board", w.board],
     "board build": lambda w, t: ["board", "build", "--board", w.board, "--out", t / "page"],
+    "export nir": lambda w, t: ["export", "nir", w.run, "--out", t / "net.nir"],
+    "export card": lambda w, t: ["export", "card", w.run, "--out", t / "card"],
+    "import nir": lambda w, t: [
+        *("import", "nir", exported(w, t), "--out", t / "net.safetensors", "--data", w.data),
+    ],
     "env": lambda w, t: ["env"],
 }
+
+
+def exported(world: World, folder: Path) -> Path:
+    path = folder / "net.nir"
+    assert snnbench("export", "nir", world.run, "--out", path).code == 0
+    return path
 
 
 @pytest.mark.parametrize("name", JSON_COMMANDS)
@@ -136,6 +153,15 @@ def test_numbers_in_an_answer_are_those_of_the_record(world: World) -> None:
     assert shown["fingerprint"] == record["data"]["fingerprint"]
     [row] = strict_json(snnbench("board", "show", "hd", "--board", world.board, "--json").out)
     assert row["task"] == "hd" or row["task"]["name"] == "hd"
+
+
+def test_a_network_that_came_back_from_nir_is_right_as_often(world: World, tmp_path: Path) -> None:
+    arguments = JSON_COMMANDS["import nir"](world, tmp_path)
+    told = strict_json(snnbench(*arguments, "--json").out)
+    record = strict_json((world.run / "record.json").read_text())
+    assert told["validation"] == record["validation"]
+    weights = (world.run / "model.safetensors").read_bytes()
+    assert (tmp_path / "net.safetensors").read_bytes() == weights
 
 
 def test_a_converted_file_checks_and_plots_with_its_sound(

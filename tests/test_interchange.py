@@ -240,6 +240,12 @@ def test_what_nir_cannot_say_is_refused_by_name(keys: dict[str, Any], named: str
     assert named in str(caught.value)
 
 
+def test_hidden_layers_can_go_without_a_readout_that_cannot() -> None:
+    network, spec = made(hidden=[7, 5], readout__norm="batch")
+    graph = graph_of(network, spec, readout=False)
+    assert list(graph.nodes)[-2:] == ["hidden2_neurons", "output"]
+
+
 def test_a_network_without_spiking_layers_is_refused() -> None:
     spec = toy_spec("lstm")
     with pytest.raises(SnnbenchError, match="kind lstm has no spiking layers"):

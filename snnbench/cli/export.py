@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snnbench.cli.common import answer, json_option, note
+from snnbench.errors import SnnbenchError, UsageError
 
 if TYPE_CHECKING:
     from snnbench.models.network_base import Network
@@ -81,3 +82,54 @@ def opened_network(source: Path) -> tuple[Network, RunSpec]:
     if run.remark:
         note(f"{source.name}: {run.remark}")
     return run.network, run.spec
+
+
+@export_command.command("card")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write into.")
+@click.option(
+    "--licence", help='Of a run\'s weights, for example "CC BY 4.0"; a data set tells its own.'
+)
+@click.option("--force", is_flag=True, help="Replace a README.md that is there.")
+@json_option
+def card(source: Path, out: Path, licence: str | None, force: bool, as_json: bool) -> None:
+    """Write a model or dataset card as Hugging Face Hub reads it (README.md with front matter).
+
+    SOURCE is the folder of a finished run, whose weights and record go beside the card, or a data file.
+
+    \b
+    Example: snnbench export card ~/runs/hd-rec-lif-seed0-1a2b3c4d5e --out card --licence "CC BY 4.0"
+    """
+    if source.is_dir():
+        files = _write_model_card(source, out, licence, force=force)
+    elif licence is not None:
+        raise UsageError(f"--licence is of a run's weights, and {source} is no run folder")
+    else:
+        from snnbench.cards import dataset_card, write_card
+        from snnbench.data_prep.store import SpikeDataset
+
+        with SpikeDataset.open(source) as dataset:
+            files = [write_card(out, dataset_card(dataset), force=force)]
+    paths = [str(path) for path in files]
+    answer(as_json, {"files": paths}, "\n".join(paths))
+
+
+def _write_model_card(run: Path, out: Path, licence: str | None, *, force: bool) -> list[Path]:
+    from snnbench.bench import RECORD_FILE
+    from snnbench.cards import model_card, write_card
+    from snnbench.paths import file_sha256, write_bytes
+    from snnbench.record import read_record
+    from snnbench.train import MODEL_FILE
+
+    record = read_record(run / RECORD_FILE)
+    text = model_card(record, licence)
+    weights = run / MODEL_FILE
+    if (digest := file_sha256(weights)) != record.checkpoint_sha256:
+        raise SnnbenchError(
+            f"{weights}: sha256 {digest} is not the record's, {record.checkpoint_sha256}"
+        )
+    card = write_card(out, text, force=force)
+    copies = [out / MODEL_FILE, out / RECORD_FILE]
+    for copy in copies:
+        write_bytes(copy, (run / copy.name).read_bytes())
+    return [card, *copies]
