@@ -275,7 +275,7 @@ def network_of(
     base = _base_spec(told, path)
     assumed = []
     if step_s is None and "step_s" in told:
-        step_s = float(told["step_s"])
+        step_s = _positive(told["step_s"], path)
     if integration is None:
         integration = "exponential" if told.get("integration") == "exponential" else "euler"
         if "integration" not in told:
@@ -299,6 +299,18 @@ def network_of(
     _check_sizes(network, layers, path)
     _fill(network, layers)
     return Imported(network, spec, assumed)
+
+
+def _positive(text: str, path: Path) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise SnnbenchError(
+            f"{path}: metadata step_s = {text!r} is no time step in s; give one with --step-s"
+        )
+    return value
 
 
 def _base_spec(told: dict[str, str], path: Path) -> RunSpec | None:

@@ -374,6 +374,17 @@ def test_a_file_that_is_none(tmp_path: Path, content: bytes | None) -> None:
         read_graph(path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [("step_s", "soon", "step_s = 'soon'"), ("run_spec", "{}", "metadata of another version")],
+)
+def test_metadata_that_say_nothing_are_named(key: str, value: str, named: str) -> None:
+    graph = graph_of(*made(hidden=[7]))
+    graph.metadata[key] = value
+    with pytest.raises(SnnbenchError, match=named):
+        network_of(graph, Path("x.nir"))
+
+
 # ---- the command line
 
 
