@@ -1,112 +1,211 @@
-"""Geometry of the page's plot, accuracy against spikes per sample; the template draws it as SVG.
+"""Geometry of the page's plot: accuracy against what a row costs, in spikes, parameters or training time.
 
-Everything is computed here, so the page needs no script to show it, and equal boards give equal bytes.
+Ranges, ticks and the first drawing are computed here, so that the page needs no script to show it, and equal
+boards give equal bytes. The page's script lays the same axes out anew when a reader asks for another one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from snnbench.leaderboards.table import Row
 
+COSTS = {
+    "spikes": "spikes per sample",
+    "parameters": "parameters",
+    "training": "training time in seconds",
+}
+"""What can be along the horizontal axis, and its title."""
+
+MARGIN = (58.0, 16.0, 18.0, 46.0)  # px: left, right, top, bottom
 _CHARACTER = 7.0  # px, generous width of a character of the labels
 _LINE = 15.0  # px, height of a label
-_MARGIN = (58.0, 16.0, 18.0, 46.0)  # px: left, right, top, bottom
+
+Span = tuple[float, float, float]
+"""Low end of the 95 % interval of the mean, mean, high end."""
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A position along an axis, in px, and its text."""
+class Mark:
+    """What a plot shows of a row: a verified one, or one of the literature."""
 
-    at: float
-    text: str
+    key: str
+    name: str
+    kind: str
+    """`ranked`, `open` (without a rank) or `literature`."""
+    accuracy: Span
+    """In per cent."""
+    costs: dict[str, Span]
+    """By key of COSTS; a row lacks what it has no figure of."""
+    sure: bool = True
+    """Whether the plot has to make room for the interval of the accuracy, too."""
+    front: tuple[str, ...] = ()
+    """Costs for which no ranked row is as accurate for less: the row is on the Pareto front."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range of values, and where it has ticks."""
+
+    low: float
+    high: float
+    logarithmic: bool
+    ticks: tuple[tuple[float, str], ...]
+    """Value and text."""
+
+    def at(self, value: float) -> float:
+        """Place of a value as a fraction of the axis, 0 to 1; what lies beyond an end is put there."""
+        value = min(self.high, max(self.low, value))
+        if self.logarithmic:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def as_data(self) -> list[Any]:
+        """For the page's script."""
+        return [self.low, self.high, self.logarithmic, self.ticks]
 
 
 @dataclass(frozen=True)
 class Point:
-    """A row in the plot; all positions in px, rounded."""
+    """A mark in the drawing; all positions in px, rounded."""
 
-    row: Row
+    mark: Mark
     x: float
     y: float
     x_bar: tuple[float, float]
-    """Ends of the 95 % interval of the mean number of spikes."""
+    """Ends of the 95 % interval of the mean cost."""
     y_bar: tuple[float, float]
-    """Ends of the 95 % interval of the mean accuracy."""
+    """Ends of the 95 % interval of the mean accuracy, bottom first."""
     label: tuple[float, float, str] | None
     """x, y and text-anchor, where there is room for the name."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot of a given size in px."""
+    """A drawing of a given size in px."""
 
+    cost: str
     width: float
     height: float
     left: float
     right: float
     top: float
     bottom: float
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
     points: tuple[Point, ...]
+    front: str
+    """The Pareto front as the `d` of a path; empty where fewer than two rows are on it."""
 
 
-def accuracy_against_spikes(rows: Sequence[Row], width: float, height: float) -> Chart | None:
-    """The plot of all rows with spikes on a logarithmic axis; None where there is nothing to plot."""
-    shown = [(row, row.spikes) for row in rows if row.spikes and row.spikes.mean > 0]
-    if not shown:
-        return None
-    left, right = _MARGIN[0], width - _MARGIN[1]
-    top, bottom = _MARGIN[2], height - _MARGIN[3]
-    spans = []
-    for row, spikes in shown:
-        accuracy = row.accuracy
-        half_x, half_y = _finite(spikes.half_width_95), _finite(accuracy.half_width_95)
-        # an interval that reaches zero has no left end on a logarithmic axis
-        x = (max(spikes.mean - half_x, spikes.mean / 10), spikes.mean, spikes.mean + half_x)
-        y = tuple(
-            100 * min(1.0, max(0.0, v))
-            for v in (accuracy.mean - half_y, accuracy.mean, accuracy.mean + half_y)
+# ---------------------------------------------------------------- what is shown
+
+
+def row_marks(rows: Sequence[Row]) -> list[Mark]:
+    """Marks of verified rows, with their Pareto fronts."""
+    marks = []
+    for row in rows:
+        accuracy, spikes, training = row.accuracy, row.spikes, row.training_s
+        costs = {"parameters": _exact(row.n_parameters)}
+        if spikes:
+            costs["spikes"] = _span(spikes.mean, spikes.half_width_95)
+        if training:
+            costs["training"] = _exact(training)
+        low, mean, high = _span(100 * accuracy.mean, 100 * accuracy.half_width_95)
+        ranked = row.standing == "ranked"
+        marks.append(
+            Mark(
+                row.key,
+                row.entry.name,
+                "ranked" if ranked else "open",
+                (max(0.0, low), mean, min(100.0, high)),
+                {key: costs[key] for key in COSTS if key in costs and costs[key][1] > 0},
+                # two or three seeds, or a diverged one, can have an interval as long as the axis
+                sure=ranked and not row.n_diverged,
+            )
         )
-        spans.append((row, x, y))
-    x_low, x_high = _widened(min(s[1][0] for s in spans), max(s[1][2] for s in spans))
-    # a diverged seed's interval can be the whole axis; it may be cut, the mean must be seen
-    seen = [v for row, _, y in spans for v in (y[1:2] if row.n_diverged else y)]
-    y_low, y_high = min(seen), max(seen)
-    room = max(0.12 * (y_high - y_low), 0.5)
-    y_low, y_high = max(0.0, y_low - room), min(100.0, y_high + room)
-
-    def px(value: float) -> float:
-        return left + (right - left) * math.log(value / x_low) / math.log(x_high / x_low)
-
-    def py(value: float) -> float:
-        value = min(y_high, max(y_low, value))
-        return bottom - (bottom - top) * (value - y_low) / (y_high - y_low)
-
-    places = [
-        (row, tuple(round(px(v), 1) for v in x), tuple(round(py(v), 1) for v in y))
-        for row, x, y in spans
+    fronts = {cost: pareto_front(marks, cost) for cost in COSTS}
+    return [
+        replace(mark, front=tuple(cost for cost in COSTS if mark.key in fronts[cost]))
+        for mark in marks
     ]
-    labels = _place_labels(
-        [(r.entry.name, x[1], y[1]) for r, x, y in places], left, right, top, bottom
-    )
-    return Chart(
-        width,
-        height,
-        left,
-        right,
-        top,
-        bottom,
-        tuple(Tick(round(px(v), 1), f"{v:,.6g}") for v in logarithmic_ticks(x_low, x_high)),
-        tuple(Tick(round(py(v), 1), f"{v:.6g}") for v in linear_ticks(y_low, y_high)),
-        tuple(
-            Point(row, x[1], y[1], (x[0], x[2]), (y[0], y[2]), label)
-            for (row, x, y), label in zip(places, labels, strict=True)
-        ),
-    )
+
+
+def literature_marks(rows: Iterable[Any], key: str) -> list[Mark]:
+    """Marks of published results; `key` is the beginning of their ids."""
+    marks = []
+    for position, row in enumerate(rows):
+        costs = {"spikes": row.spikes, "parameters": row.parameters}
+        marks.append(
+            Mark(
+                f"{key}-{position}",
+                f"{row.name} ({row.year})",
+                "literature",
+                _exact(100 * row.accuracy),
+                {cost: _exact(value) for cost, value in costs.items() if value},
+            )
+        )
+    return marks
+
+
+def pareto_front(marks: Iterable[Mark], cost: str) -> list[str]:
+    """Keys of ranked rows than which no ranked row is as accurate for less, cheapest first."""
+    front: list[str] = []
+    best = -math.inf
+    ranked = [mark for mark in marks if mark.kind == "ranked" and cost in mark.costs]
+    for mark in sorted(ranked, key=lambda m: (m.costs[cost][1], -m.accuracy[1], m.key)):
+        if mark.accuracy[1] > best:
+            best = mark.accuracy[1]
+            front.append(mark.key)
+    return front
+
+
+# ---------------------------------------------------------------- axes
+
+
+def accuracy_axis(marks: Iterable[Mark]) -> Axis:
+    """Room for every mean, and for the intervals of rows that are sure."""
+    seen = [v for mark in marks for v in (mark.accuracy if mark.sure else mark.accuracy[1:2])]
+    low, high = min(seen), max(seen)
+    room = max(0.12 * (high - low), 0.5)
+    low, high = _round(max(0.0, low - room)), _round(min(100.0, high + room))
+    return Axis(low, high, False, _texts(linear_ticks(low, high)))
+
+
+def cost_axis(marks: Iterable[Mark], cost: str, *, logarithmic: bool) -> Axis | None:
+    """Room for all marks with this cost; None where there is none. A linear axis begins at 0."""
+    spans = [mark.costs[cost] for mark in marks if cost in mark.costs]
+    if not spans:
+        return None
+    top = max(high for _, _, high in spans)
+    if not logarithmic:
+        high = _round(1.06 * top)
+        return Axis(0.0, high, False, _texts(linear_ticks(0.0, high)))
+    # an interval that reaches zero has no left end on a logarithmic axis
+    low, high = _widened(min(max(low, mean / 10) for low, mean, _ in spans), top)
+    return Axis(low, high, True, _texts(logarithmic_ticks(low, high)))
+
+
+def axes(marks: Sequence[Mark]) -> dict[str, Any]:
+    """Every axis of a plot as data for the page's script: key to [low, high, logarithmic, ticks].
+
+    Keys are `accuracy`, and for each cost that a mark has, `<cost> linear` and `<cost> logarithmic`.
+    """
+    found: dict[str, Any] = {"accuracy": accuracy_axis(marks).as_data()} if marks else {}
+    for cost in COSTS:
+        for logarithmic in (False, True):
+            axis = cost_axis(marks, cost, logarithmic=logarithmic)
+            if axis:
+                found[f"{cost} {'logarithmic' if logarithmic else 'linear'}"] = axis.as_data()
+    return found
+
+
+def tick_text(value: float) -> str:
+    """A short number, millions with an M."""
+    return f"{value / 1e6:,.6g} M" if value >= 1e6 else f"{value:,.6g}"
 
 
 def linear_ticks(low: float, high: float) -> list[float]:
@@ -130,14 +229,81 @@ def logarithmic_ticks(low: float, high: float) -> list[float]:
     return [t for t in linear_ticks(low, high) if t > 0]
 
 
-def _finite(value: float) -> float:
-    return 0.0 if math.isnan(value) else value
+# ---------------------------------------------------------------- the first drawing
+
+
+def draw(marks: Sequence[Mark], width: float, height: float) -> Chart | None:
+    """Accuracy against the first cost that any mark has, logarithmic; None where there is nothing to plot."""
+    cost = next((c for c in COSTS if any(c in mark.costs for mark in marks)), None)
+    if cost is None:
+        return None
+    shown = [mark for mark in marks if cost in mark.costs]
+    x_axis, y_axis = cost_axis(shown, cost, logarithmic=True), accuracy_axis(marks)
+    assert x_axis is not None
+    left, right = MARGIN[0], width - MARGIN[1]
+    top, bottom = MARGIN[2], height - MARGIN[3]
+
+    def px(value: float) -> float:
+        return round(left + (right - left) * x_axis.at(value), 1)
+
+    def py(value: float) -> float:
+        return round(bottom - (bottom - top) * y_axis.at(value), 1)
+
+    places = [
+        (mark, [px(v) for v in mark.costs[cost]], [py(v) for v in mark.accuracy]) for mark in shown
+    ]
+    labels = _place_labels(
+        [(mark.name, x[1], y[1]) for mark, x, y in places], left, right, top, bottom
+    )
+    corners = sorted((x[1], y[1]) for mark, x, y in places if cost in mark.front)
+    return Chart(
+        cost,
+        width,
+        height,
+        left,
+        right,
+        top,
+        bottom,
+        tuple((px(value), text) for value, text in x_axis.ticks),
+        tuple((py(value), text) for value, text in y_axis.ticks),
+        tuple(
+            Point(mark, x[1], y[1], (x[0], x[2]), (y[0], y[2]), label)
+            for (mark, x, y), label in zip(places, labels, strict=True)
+        ),
+        _staircase(corners, right),
+    )
+
+
+def _staircase(corners: Sequence[tuple[float, float]], right: float) -> str:
+    """For more cost, the better row, and from there on no better one."""
+    if len(corners) < 2:
+        return ""
+    (x, y), *rest = corners
+    return f"M{x:g} {y:g}" + "".join(f"H{a:g}V{b:g}" for a, b in rest) + f"H{right:g}"
+
+
+def _span(mean: float, half_width: float) -> Span:
+    half = 0.0 if math.isnan(half_width) else half_width
+    return _round(mean - half), _round(mean), _round(mean + half)
+
+
+def _exact(value: float) -> Span:
+    return _span(value, 0.0)
+
+
+def _round(value: float) -> float:
+    """Six digits: more than a screen has pixels."""
+    return float(f"{value:.6g}")
+
+
+def _texts(ticks: Iterable[float]) -> tuple[tuple[float, str], ...]:
+    return tuple((tick, tick_text(tick)) for tick in ticks)
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
     """Room at both ends of a logarithmic axis, at least a factor 1.25 each way."""
     factor = max(1.25, (high / low) ** 0.12)
-    return low / factor, high * factor
+    return _round(low / factor), _round(high * factor)
 
 
 def _place_labels(
@@ -150,8 +316,8 @@ def _place_labels(
         wide = len(text) * _CHARACTER
         middle = min(max(x, left + wide / 2), right - wide / 2)
         candidates = (
-            (x + 11, y + 4, "start", x + 11),
-            (x - 11, y + 4, "end", x - 11 - wide),
+            (x + 11, y - 5, "start", x + 11),
+            (x - 11, y - 5, "end", x - 11 - wide),
             (middle, y - 13, "middle", middle - wide / 2),
             (middle, y + 22, "middle", middle - wide / 2),
         )

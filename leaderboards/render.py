@@ -11,14 +11,23 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from snnbench.errors import UsageError
-from snnbench.leaderboards.chart import accuracy_against_spikes
+from snnbench.leaderboards.chart import (
+    COSTS,
+    Mark,
+    accuracy_axis,
+    axes,
+    draw,
+    literature_marks,
+    row_marks,
+)
+from snnbench.leaderboards.details import details_of, duration, flat
 from snnbench.leaderboards.table import Row, Table, data_digest
-from snnbench.spec import load_model
+from snnbench.spec import load_model, load_task
 
 COLUMNS = {
     "place": "Rank",
@@ -31,17 +40,78 @@ COLUMNS = {
     "data": "Data",
     "origin": "Board",
 }
+PAGE_COLUMNS = {
+    "place": "Rank",
+    "entry": "Entry",
+    "accuracy": "Accuracy %",
+    "seeds": "Seeds",
+    "spikes": "Spikes per sample",
+    "parameters": "Parameters",
+    "training": "Training",
+    "epoch": "s per epoch",
+    "status": "Status",
+    "data": "Data",
+    "origin": "Board",
+}
+"""The page has room for two more."""
 SYNTHETIC = "SYNTHETIC SPEECH"
+MARKS = {
+    "P": "the paper's own text",
+    "C": "released code, or a data or log file released with it",
+    "L": "the leaderboard of the data set's authors",
+    "2": "second hand: another paper or a README",
+}
+"""How a published result is known."""
+PROTOCOLS = {
+    "test-picked": "the epoch was chosen on the test set",
+    "random hold-out": "it was chosen on training samples held out at random, of speakers who also train",
+    "loso": "it was chosen leaving out one training speaker after the other",
+    "unknown": "how it was chosen is not known",
+}
+"""How a published result's epoch was chosen, by its code."""
 
 
-def render_board(tables: Sequence[Table]) -> dict[str, str]:
+class PublishedResult(Protocol):
+    """A result that others published and nobody has verified here."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def year(self) -> int: ...
+    @property
+    def source(self) -> str:
+        """An address, or a reference."""
+    @property
+    def accuracy(self) -> float:
+        """0 to 1, as is its standard deviation."""
+    @property
+    def accuracy_sd(self) -> float | None: ...
+    @property
+    def seeds(self) -> int | None: ...
+    @property
+    def parameters(self) -> int | None: ...
+    @property
+    def spikes(self) -> float | None: ...
+    @property
+    def protocol(self) -> str:
+        """A key of PROTOCOLS."""
+    @property
+    def mark(self) -> str:
+        """A key of MARKS."""
+    @property
+    def note(self) -> str: ...
+
+
+def render_board(
+    tables: Sequence[Table], literature: Mapping[str, Sequence[PublishedResult]] | None = None
+) -> dict[str, str]:
     """File name to content: `<task>.md` and `<task>.csv` for each task, and index.html."""
     files: dict[str, str] = {}
     for task, group in groupby(tables, key=lambda table: table.task.name):
         same_task = list(group)
         files[f"{task}.md"] = markdown(same_task)
         files[f"{task}.csv"] = comma_separated(same_task)
-    files["index.html"] = page(tables)
+    files["index.html"] = page(tables, literature)
     return files
 
 
@@ -132,8 +202,13 @@ def comma_separated(tables: Sequence[Table]) -> str:
     return buffer.getvalue()
 
 
-def page(tables: Sequence[Table]) -> str:
-    """The whole board as one HTML page that needs no network."""
+def page(
+    tables: Sequence[Table], literature: Mapping[str, Sequence[PublishedResult]] | None = None
+) -> str:
+    """The whole board as one HTML page that needs no network.
+
+    `literature` has published results by task name; they are drawn apart and have no rank.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -145,13 +220,20 @@ def page(tables: Sequence[Table]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["percent"] = lambda value: f"{100 * value:.2f}"
-    environment.tests["web_address"] = lambda v: v.startswith(("https://", "http://"))
+    environment.filters |= {
+        "percent": lambda value: f"{100 * value:.2f}",
+        "thousands": lambda value: f"{value:,.0f}",
+        "duration": duration,
+    }
+    environment.tests["web_address"] = lambda v: (
+        isinstance(v, str) and v.startswith(("https://", "http://"))
+    )
     style, script = (environment.get_template(f"page.{kind}.j2").render() for kind in ("css", "js"))
     return environment.get_template("page.html.j2").render(
-        tables=[_table_view(table) for table in tables],
-        columns=COLUMNS,
+        tasks=_task_views(tables, literature or {}),
         synthetic=SYNTHETIC,
+        marks=MARKS,
+        protocols=PROTOCOLS,
         style=Markup(style),  # our own files, not an entry's text
         script=Markup(script),
         style_hash=_policy_hash(style),
@@ -166,8 +248,8 @@ def rerun_commands(row: Row) -> str:
         model, train = load_model(spec.model.name).specs(spec.task.name, {})
     except UsageError:
         return ""
-    shipped = _flat({"model": model.model_dump(), "train": train.model_dump()})
-    used = _flat({"model": spec.model.model_dump(), "train": spec.train.model_dump()})
+    shipped = flat({"model": model.model_dump(), "train": train.model_dump()})
+    used = flat({"model": spec.model.model_dump(), "train": spec.train.model_dump()})
     options = "".join(f" --set {k}={_set_value(v)}" for k, v in used.items() if shipped.get(k) != v)
     if not spec.task.synthetic:
         options += f" --data {spec.task.dataset}.h5"
@@ -178,37 +260,93 @@ def rerun_commands(row: Row) -> str:
     return "\n".join(f"snnbench train {names}{options} --seed {seed}" for seed in seeds)
 
 
-def _table_view(table: Table) -> dict[str, Any]:
+def _task_views(
+    tables: Sequence[Table], literature: Mapping[str, Sequence[PublishedResult]]
+) -> list[dict[str, Any]]:
+    """A tab for every task with rows, then for those of which there are published results only."""
+    by_task = {
+        name: list(group) for name, group in groupby(tables, key=lambda table: table.task.name)
+    }
+    names = [*by_task, *sorted(name for name in literature if literature[name] and name not in by_task)]
+    views = []
+    for name in names:
+        published = list(literature.get(name, ()))
+        marks = literature_marks(published, f"{name}-published")
+        same_task = by_task.get(name, [])
+        views.append(
+            {
+                "name": name,
+                "title": same_task[0].task.title if same_task else _title(name),
+                "tables": [_table_view(table, marks) for table in same_task],
+                "n_rows": sum(len(table.rows) for table in same_task),
+                "published": list(zip(marks, published, strict=True)),
+                # a plot of its own only where there is none of verified rows
+                "plot": None if same_task else _plot_view(marks, []),
+            }
+        )
+    return views
+
+
+def _title(task: str) -> str:
+    """Of a task that ships; another one's name."""
+    try:
+        return load_task(task).title
+    except UsageError:
+        return task
+
+
+def _table_view(table: Table, published: list[Mark]) -> dict[str, Any]:
     """What the template needs of a table beside the table itself."""
-    rows = [
-        {
-            "row": row,
-            "id": f"{table.key}-{row.key}",
-            "cells": cells(row),
-            "order": _order(row, position),
-            "by_group": row.by_group(),
-            "spec": _flat(
-                {
-                    "model": row.records[0].spec.model.model_dump(),
-                    "train": row.records[0].spec.train.model_dump(),
-                }
-            ),
-            "rerun": rerun_commands(row),
-        }
-        for position, row in enumerate(table.rows)
-    ]
+    marks = row_marks(table.rows)
+    accuracy = accuracy_axis(marks)
+    columns = PAGE_COLUMNS
+    if len({row.origin for row in table.rows}) == 1:
+        columns = {key: title for key, title in columns.items() if key != "origin"}
     return {
         "table": table,
-        "rows": rows,
-        "cells": {row.key: cells(row) for row in table.rows},
+        "columns": columns,
+        "rows": [
+            {
+                "row": row,
+                "id": f"{table.key}-{row.key}",
+                "cells": cells(row)
+                | {
+                    "training": duration(row.training_s) if row.training_s is not None else "–",
+                    "status": status(row),
+                },
+                "order": _order(row, position),
+                "strip": {
+                    "interval": [round(100 * accuracy.at(v), 1) for v in mark.accuracy],
+                    "seeds": [round(100 * accuracy.at(100 * v), 1) for v in row.accuracies],
+                },
+                "rerun": rerun_commands(row),
+                **details_of(row),
+            }
+            for position, (row, mark) in enumerate(zip(table.rows, marks, strict=True))
+        ],
         "legend": legend(table),
-        # one drawing per screen, because text in a scaled drawing cannot be read on a phone
-        "charts": {
-            "wide": accuracy_against_spikes(table.rows, 860, 340),
-            "narrow": accuracy_against_spikes(table.rows, 360, 300),
-        },
-        "origins": len({row.origin for row in table.rows}),
+        "strip_range": (accuracy.low, accuracy.high),
+        "plot": _plot_view(marks, published),
     }
+
+
+def _plot_view(marks: list[Mark], published: list[Mark]) -> dict[str, Any] | None:
+    """The first drawing, and all axes for the page's script; None where there is nothing to plot."""
+    chart = draw(marks, 860, 360)
+    if chart is None:
+        return None
+    return {
+        "chart": chart,
+        "costs": {c: title for c, title in COSTS.items() if any(c in m.costs for m in marks)},
+        "axes": axes(marks),
+        "axes_with_published": axes([*marks, *published]) if published else None,
+        "marks": [*marks, *published],
+    }
+
+
+def status(row: Row) -> str:
+    """Whether somebody else has trained the row again."""
+    return getattr(row, "status", "self-reported")
 
 
 def _order(row: Row, position: int) -> dict[str, Any]:
@@ -220,21 +358,12 @@ def _order(row: Row, position: int) -> dict[str, Any]:
         "seeds": len(row.records),
         "spikes": row.spikes.mean if row.spikes else "",
         "parameters": row.n_parameters,
+        "training": "" if row.training_s is None else row.training_s,
         "epoch": row.seconds_per_epoch,
+        "status": status(row),
         "data": row.data_agrees,
         "origin": row.origin,
     }
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted ones, as in `--set`."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def _set_value(value: Any) -> str:

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from snnbench.leaderboards.entries import Root, Tasks, entry_folders
@@ -27,6 +28,8 @@ class Row:
     """Which board it comes from: shipped, local, or board for a folder that was named."""
     standing: Standing = "unranked"
     rank: int | None = None
+    folder: Path | None = None
+    """Where the entry lies with its predictions."""
 
     @property
     def key(self) -> str:
@@ -64,6 +67,12 @@ class Row:
     def seconds_per_epoch(self) -> float:
         """Median over seeds."""
         return statistics.median(r.seconds_per_epoch for r in self.records)
+
+    @property
+    def training_s(self) -> float | None:
+        """Whole training, median over the seeds whose records tell it; None where none does."""
+        told = [r.training_s for r in self.records if r.training_s is not None]
+        return statistics.median(told) if told else None
 
     @property
     def data_agrees(self) -> str:
@@ -154,7 +163,9 @@ def make_tables(verified: Iterable[tuple[str, Verified]]) -> list[Table]:
             first = found.records[0]
             task = first.spec.task
             key = (task.name, -task.version, first.protocol, data_digest(first.data))
-            row = Row(found.entry, found.records, dict(found.pins), origin)
+            row = Row(
+                found.entry, found.records, dict(found.pins), origin, folder=found.folder
+            )
             comparable.setdefault(key, []).append(row)
     return [
         Table(rows[0].records[0].spec.task, rows[0].records[0].data, placed(rows))

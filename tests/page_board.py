@@ -1,0 +1,172 @@
+"""A board as the page must be able to show it, without any training: two tasks, rows of every standing,
+records with and without the later figures, hostile text, published results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from snnbench.leaderboards.add import add_entry
+from snnbench.leaderboards.entries import Root, shipped_tasks
+from snnbench.leaderboards.table import Table, make_tables, verify_roots
+from snnbench.metrics import Counts
+from snnbench.record import (
+    EpochFigures,
+    Footprint,
+    LayerWork,
+    Moment,
+    RunRecord,
+    read_record,
+    write_record,
+)
+from snnbench.spec import DataPins, load_task
+from tests.factories import make_run_folder, make_run_folders
+
+EVIL = (
+    '<script>alert(1)</script><img src=x onerror="alert(2)"> {{ 7*7 }} | [x](javascript:alert(3))'
+)
+# the shipped task pins the labels of its data, and these rows' labels are made up
+SYNTHETIC = load_task("digits-synthetic").model_copy(update={"pins": DataPins()})
+TASKS = shipped_tasks() | {(SYNTHETIC.name, SYNTHETIC.version): SYNTHETIC}
+
+ROWS: list[tuple[str, int, dict[str, Any]]] = [
+    ("steady", 10, {"accuracy": 0.90, "spikes": 400}),
+    ("close", 10, {"accuracy": 0.902, "spikes": 1600, "model_keys": {"hidden": (256,)}}),
+    ("weak", 10, {"accuracy": 0.70, "spikes": 90}),
+    ("half", 6, {"accuracy": 0.95, "spikes": 500}),
+    ("once", 1, {"accuracy": 0.99, "spikes": 700}),
+]
+"""Of task hd: name, seeds, keys of `make_record`."""
+
+
+class Published(NamedTuple):
+    """A published result as the page wants it."""
+
+    name: str
+    year: int
+    source: str
+    accuracy: float
+    accuracy_sd: float | None
+    seeds: int | None
+    parameters: int | None
+    spikes: float | None
+    protocol: str
+    mark: str
+    note: str = ""
+
+
+LITERATURE = {
+    "hd": [
+        Published(
+            "Big net",
+            2024,
+            "https://example.org/a",
+            0.951,
+            0.003,
+            10,
+            200_000,
+            None,
+            "test-picked",
+            "L",
+        ),
+        Published(
+            "Old net",
+            2020,
+            "Journal 3, 1 to 9",
+            0.832,
+            0.013,
+            None,
+            1_700_000,
+            2500.0,
+            "unknown",
+            "2",
+        ),
+        Published(EVIL, 2022, "javascript:alert(6)", 0.8, None, 3, None, 800.0, "loso", "C", EVIL),
+    ],
+    "shd": [
+        Published(
+            "Far net",
+            2025,
+            "https://example.org/b",
+            0.96,
+            None,
+            None,
+            90_000,
+            None,
+            "random hold-out",
+            "P",
+        ),
+    ],
+    "ssc": [],
+}
+
+
+def with_later_figures(record: RunRecord) -> RunRecord:
+    """The same run with learning curves, latency to decision, size and times, which fit its accuracy."""
+    random = np.random.default_rng(record.spec.seed)
+    n = record.epochs_run
+    rise = 1 - np.exp(-np.arange(1, n + 1) / (n / 4))
+    best = record.validation.accuracy if record.validation else 0.1
+    held_out = np.minimum(best * rise + random.normal(0, 0.012, n), best - 0.002)
+    if record.chosen_epoch:
+        held_out[record.chosen_epoch - 1] = best
+    history = tuple(
+        EpochFigures(
+            loss=float(3 * (1 - 0.9 * rise[e]) * random.uniform(0.95, 1.05)),
+            train_accuracy=float(rise[e]),
+            validation_accuracy=float(np.clip(held_out[e], 0, 1)),
+            seconds=record.seconds_per_epoch,
+        )
+        for e in range(n)
+    )
+    update: dict[str, Any] = {
+        "history": history,
+        "training_s": record.seconds_per_epoch * n,
+        "peak_memory_bytes": 412_000_000,
+    }
+    if record.test and record.operations:
+        total, shares = record.test.total, (0.1, 0.3, 0.62, 0.85, 0.97)
+        moments = [
+            Moment(
+                seen_s=0.14 * (i + 1),
+                test=Counts(correct=round(share * record.test.correct), total=total),
+            )
+            for i, share in enumerate(shares)
+        ]
+        update["latency"] = (*moments, Moment(seen_s=1.4, test=record.test))
+        layers = {
+            "hidden_1": LayerWork(dense=1.5e7, effective_acs=2e6, effective_macs=0),
+            "readout": LayerWork(dense=5e6, effective_acs=1e6, effective_macs=1.5e5),
+        }
+        update["operations"] = record.operations.model_copy(update={"layers": layers})
+        update["footprint"] = Footprint(
+            n_bytes=368_640, connection_sparsity=0.125, activation_sparsity={"hidden_1": 0.96}
+        )
+    return record.model_copy(update=update)
+
+
+def make_board(folder: Path) -> Path:
+    """The board's folder, made in `folder`. Every row of hd but `weak` has the later figures."""
+    root = folder / "board"
+    for name, n, keys in ROWS:
+        runs = make_run_folders(folder / name, n, **keys)
+        if name != "weak":
+            for run in runs:
+                path = run / "record.json"
+                write_record(path, with_later_figures(read_record(path)))
+        add_entry(runs, root, shipped_tasks(), cover={"name": name})
+    runs = [
+        make_run_folder(folder / "evil", seed=0, status="diverged", task=SYNTHETIC),
+        make_run_folder(folder / "evil", seed=4, task=SYNTHETIC),
+    ]
+    cover = {"name": "evil", "authors": [EVIL], "note": EVIL, "code": "javascript:alert(4)"}
+    cover |= {"paper": 'https://example.org/"onmouseover="alert(5)'}
+    add_entry(runs, root, TASKS, cover=cover)
+    return root
+
+
+def tables_of(board: Path) -> list[Table]:
+    """Its tables, as `snnbench board` makes them."""
+    return make_tables(verify_roots([Root("board", board)], TASKS))
