@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,21 @@ from snnbench.leaderboards.table import Row
 from snnbench.metrics import confusion
 from snnbench.record import RunRecord, read_predictions
 
-SIZE = (300, 170)  # px, as wide as a column of the details
-MARGIN = (38, 8, 8, 34)  # px: left, right, top, bottom
 MOST_POINTS = 40  # a curve's: more than can be told apart in that width
 LEVELS = 8
 """Shades of a confusion matrix."""
+
+
+class Box(NamedTuple):
+    """A frame's size and where its axes are, in px."""
+
+    width: int = 240
+    height: int = 156
+    left: int = 36
+    right: int = 234
+    top: int = 8
+    bottom: int = 122
+
 
 _Curve = list[tuple[float, float]]
 
@@ -39,6 +50,7 @@ class Curves:
     """Kind (`seed`, `failed`, `mean` or `train`) and the `d` of a path."""
     summary: str
     """What a reader who does not see it must know."""
+    box: Box = Box()
 
 
 @dataclass(frozen=True)
@@ -127,9 +139,8 @@ def _accuracy(records: Sequence[RunRecord]) -> Curves | None:
         lines.append(("seed" if record.test else "failed", held_out))
     last = [curve[-1][1] for kind, curve in lines if kind != "train" and curve]
     told_last = f"; at the end {min(last):.1f} to {max(last):.1f} % on validation" if last else ""
-    title = "Accuracy %: validation of each seed" if last else "Accuracy %"
     return _frame(
-        f"{title}, mean of training dashed",
+        "Validation % (dashed: training)" if last else "Training accuracy %",
         "epoch",
         lines,
         f"Accuracy over {max(len(r.history) for r in told)} epochs, {len(told)} seeds{told_last}.",
@@ -166,13 +177,13 @@ def _latency(records: Sequence[RunRecord]) -> Curves | None:
     ]
     first = [x for x, _ in lines[0][1]]
     if all([x for x, _ in curve] == first for _, curve in lines):
-        means = [statistics.fmean(ys) for ys in zip(*([y for _, y in c] for _, c in lines))]
+        means = [statistics.fmean(ys) for ys in zip(*([y for _, y in c] for _, c in lines), strict=True)]
         lines.append(("mean", list(zip(first, means, strict=True))))
     else:
         means = [y for _, y in lines[0][1]]
     early = next(x for x, y in zip(first, means, strict=True) if y >= 0.9 * max(means))
     return _frame(
-        "Test accuracy % if decided early",
+        "Test % if decided early",
         "ms seen",
         lines,
         f"Test accuracy against time seen, {len(told)} seeds; nine tenths of the best after"
@@ -188,13 +199,13 @@ def _frame(
     xs = [x for _, curve in drawn for x, _ in curve]
     ys = [y for _, curve in drawn for _, y in curve]
     x_axis, y_axis = _axis(min(xs), max(xs)), _axis(min(ys), max(ys), decades=True)
-    left, right, top, bottom = MARGIN[0], SIZE[0] - MARGIN[1], MARGIN[2], SIZE[1] - MARGIN[3]
+    box = Box()
 
     def px(value: float) -> int:
-        return round(left + (right - left) * x_axis.at(value))
+        return round(box.left + (box.right - box.left) * x_axis.at(value))
 
     def py(value: float) -> int:
-        return round(bottom - (bottom - top) * y_axis.at(value))
+        return round(box.bottom - (box.bottom - box.top) * y_axis.at(value))
 
     return Curves(
         title,
