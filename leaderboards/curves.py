@@ -1,6 +1,6 @@
 """Small drawings of a row's details: learning curves, latency to decision, confusion matrix.
 
-All seeds are drawn. What a record does not hold is not drawn; records that came before these figures hold none.
+All seeds are drawn. What a record does not hold is not drawn: those that came before these figures hold none.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class Curves:
     """Kind (`seed`, `failed`, `mean` or `train`) and the `d` of a path."""
     summary: str
     """What a reader who does not see it must know."""
-    box: Box = Box()
+    box: Box
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Confusion:
         drawn: dict[int, list[str]] = {level: [] for level in range(1, LEVELS + 1)}
         for y, line in enumerate(shades):
             ends = [0, *(np.flatnonzero(np.diff(line)) + 1), len(line)]
-            for start, end in zip(ends, ends[1:], strict=False):
+            for start, end in pairwise(ends):
                 if line[start]:
                     drawn[int(line[start])].append(f"M{start} {y}h{end - start}")
         return [(level, "".join(strokes)) for level, strokes in drawn.items() if strokes]
@@ -177,7 +178,9 @@ def _latency(records: Sequence[RunRecord]) -> Curves | None:
     ]
     first = [x for x, _ in lines[0][1]]
     if all([x for x, _ in curve] == first for _, curve in lines):
-        means = [statistics.fmean(ys) for ys in zip(*([y for _, y in c] for _, c in lines), strict=True)]
+        means = [
+            statistics.fmean(ys) for ys in zip(*([y for _, y in c] for _, c in lines), strict=True)
+        ]
         lines.append(("mean", list(zip(first, means, strict=True))))
     else:
         means = [y for _, y in lines[0][1]]
@@ -214,6 +217,7 @@ def _frame(
         tuple((py(value), text) for value, text in y_axis.ticks),
         tuple((kind, _path([(px(x), py(y)) for x, y in curve])) for kind, curve in drawn),
         summary,
+        box,
     )
 
 

@@ -52,6 +52,14 @@ def duration(seconds: float) -> str:
     return "{} h {:02d} min".format(*divmod(round(seconds / 60), 60))
 
 
+def short(number: float) -> str:
+    """Three digits and a prefix: 15 M."""
+    for factor, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= factor:
+            return f"{number / factor:.3g}{prefix}"
+    return f"{number:.3g}"
+
+
 def size(n_bytes: float) -> str:
     """Bytes in the binary unit that leaves one to four digits."""
     for unit in ("bytes", "KiB", "MiB"):
@@ -67,12 +75,10 @@ def _cost(row: Row) -> Facts:
     facts: Facts = {}
     work = [r.operations for r in records if r.operations]
     if work:
-        facts["dense MACs per sample"] = f"{statistics.fmean(o.dense_macs for o in work):,.0f}"
-        facts["effective ACs per sample"] = (
-            f"{statistics.fmean(o.effective_acs for o in work):,.0f}"
-        )
+        facts["dense MACs a sample"] = f"{statistics.fmean(o.dense_macs for o in work):,.0f}"
+        facts["effective ACs a sample"] = f"{statistics.fmean(o.effective_acs for o in work):,.0f}"
         facts |= {
-            f"spikes per sample, {layer}": f"{mean:,.1f}"
+            f"spikes of {layer}": f"{mean:,.1f}"
             for layer, mean in _by_layer(o.spikes for o in work).items()
         }
     facts["parameters"] = f"{row.n_parameters:,}"
@@ -94,7 +100,7 @@ def _footprint(found: list[Footprint]) -> Facts:
         "size in memory": size(max(f.n_bytes for f in found)),
         "weights that are 0": f"{statistics.fmean(f.connection_sparsity for f in found):.2%}",
         **{
-            f"silent, {layer}": f"{mean:.2%}"
+            f"silence of {layer}": f"{mean:.2%}"
             for layer, mean in _by_layer(f.activation_sparsity for f in found).items()
         },
     }

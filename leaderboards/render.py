@@ -25,7 +25,7 @@ from snnbench.leaderboards.chart import (
     literature_marks,
     row_marks,
 )
-from snnbench.leaderboards.details import details_of, duration, flat
+from snnbench.leaderboards.details import details_of, duration, flat, short
 from snnbench.leaderboards.table import Row, Table, data_digest
 from snnbench.spec import load_model, load_task
 
@@ -81,9 +81,11 @@ class PublishedResult(Protocol):
     @property
     def source(self) -> str:
         """An address, or a reference."""
+
     @property
     def accuracy(self) -> float:
         """0 to 1, as is its standard deviation."""
+
     @property
     def accuracy_sd(self) -> float | None: ...
     @property
@@ -95,9 +97,11 @@ class PublishedResult(Protocol):
     @property
     def protocol(self) -> str:
         """A key of PROTOCOLS."""
+
     @property
     def mark(self) -> str:
         """A key of MARKS."""
+
     @property
     def note(self) -> str: ...
 
@@ -224,6 +228,7 @@ def page(
         "percent": lambda value: f"{100 * value:.2f}",
         "thousands": lambda value: f"{value:,.0f}",
         "duration": duration,
+        "short": short,
     }
     environment.tests["web_address"] = lambda v: (
         isinstance(v, str) and v.startswith(("https://", "http://"))
@@ -267,7 +272,10 @@ def _task_views(
     by_task = {
         name: list(group) for name, group in groupby(tables, key=lambda table: table.task.name)
     }
-    names = [*by_task, *sorted(name for name in literature if literature[name] and name not in by_task)]
+    names = [
+        *by_task,
+        *sorted(name for name in literature if literature[name] and name not in by_task),
+    ]
     views = []
     for name in names:
         published = list(literature.get(name, ()))

@@ -163,9 +163,7 @@ def make_tables(verified: Iterable[tuple[str, Verified]]) -> list[Table]:
             first = found.records[0]
             task = first.spec.task
             key = (task.name, -task.version, first.protocol, data_digest(first.data))
-            row = Row(
-                found.entry, found.records, dict(found.pins), origin, folder=found.folder
-            )
+            row = Row(found.entry, found.records, dict(found.pins), origin, folder=found.folder)
             comparable.setdefault(key, []).append(row)
     return [
         Table(rows[0].records[0].spec.task, rows[0].records[0].data, placed(rows))

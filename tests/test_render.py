@@ -4,62 +4,42 @@ import csv
 import io
 import re
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
-from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snnbench.leaderboards.add import add_entry
 from snnbench.leaderboards.chart import (
-    accuracy_against_spikes,
+    COSTS,
+    Mark,
+    axes,
+    cost_axis,
+    draw,
     linear_ticks,
+    literature_marks,
     logarithmic_ticks,
+    pareto_front,
+    row_marks,
 )
-from snnbench.leaderboards.entries import Root, shipped_tasks
-from snnbench.leaderboards.render import render_board, rerun_commands
-from snnbench.leaderboards.table import Table, make_tables, verify_roots
+from snnbench.leaderboards.curves import LEVELS, Confusion, confusion_of, curves_of
+from snnbench.leaderboards.details import details_of, duration, short, size
+from snnbench.leaderboards.entries import shipped_tasks
+from snnbench.leaderboards.render import MARKS, PROTOCOLS, page, render_board, rerun_commands
 from snnbench.leaderboards.terminal import TerminalTables
-from snnbench.spec import DataPins, load_task
-from tests.factories import make_run_folder, make_run_folders
+from tests.factories import make_run_folder
+from tests.page_board import EVIL, LITERATURE, make_board, tables_of
 from tests.test_board import snnbench
-
-EVIL = (
-    '<script>alert(1)</script><img src=x onerror="alert(2)"> {{ 7*7 }} | [x](javascript:alert(3))'
-)
-# the shipped task pins the labels of its data, and these rows' labels are made up
-SYNTHETIC = load_task("digits-synthetic").model_copy(update={"pins": DataPins()})
-TASKS = shipped_tasks() | {(SYNTHETIC.name, SYNTHETIC.version): SYNTHETIC}
 
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory):
     """A board of two tasks: ranked, tied, provisional, unranked and diverged rows, and hostile text."""
-    tmp_path = tmp_path_factory.mktemp("rows")
-    rows: list[tuple[str, int, dict[str, Any]]] = [
-        ("steady", 10, {"accuracy": 0.90, "spikes": 400}),
-        ("close", 10, {"accuracy": 0.902, "spikes": 1600, "model_keys": {"hidden": (256,)}}),
-        ("weak", 10, {"accuracy": 0.70, "spikes": 90}),
-        ("half", 6, {"accuracy": 0.95, "spikes": 500}),
-        ("once", 1, {"accuracy": 0.99, "spikes": 700}),
-    ]
-    root = tmp_path / "board"
-    for name, n, keys in rows:
-        runs = make_run_folders(tmp_path / name, n, **keys)
-        add_entry(runs, root, shipped_tasks(), cover={"name": name})
-    runs = [
-        make_run_folder(tmp_path / "evil", seed=0, status="diverged", task=SYNTHETIC),
-        make_run_folder(tmp_path / "evil", seed=4, task=SYNTHETIC),
-    ]
-    cover = {"name": "evil", "authors": [EVIL], "note": EVIL, "code": "javascript:alert(4)"}
-    cover |= {"paper": 'https://example.org/"onmouseover="alert(5)'}
-    add_entry(runs, root, TASKS, cover=cover)
-    return root
-
-
-def tables_of(board) -> list[Table]:
-    return make_tables(verify_roots([Root("board", board)], TASKS))
+    return make_board(tmp_path_factory.mktemp("rows"))
 
 
 class Page(HTMLParser):
@@ -107,35 +87,47 @@ def test_check_names_what_is_stale(board, tmp_path, capsys):
     assert "hd.md" not in told
 
 
+def test_built_page_is_opened_in_the_readers_browser(board, tmp_path, monkeypatch):
+    pinned, out = tmp_path / "board", tmp_path / "page"
+    shutil.copytree(board / "hd", pinned / "hd")
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$1" > {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    command = ("board", "build", "--board", str(pinned), "--out", str(out), "--open")
+    subprocess.run([sys.executable, "-m", "snnbench", *command], check=True)
+    assert (tmp_path / "opened").read_text() == (out / "index.html").as_uri()
+
+
 def test_other_peoples_text_stays_text(board):
-    html = render_board(tables_of(board))["index.html"]
-    page = Page(html)
-    assert EVIL in page.text
-    assert [tag for tag, _ in page.elements].count("script") == 1
-    assert "img" not in {tag for tag, _ in page.elements}
-    assert not [a for _, attributes in page.elements for a in attributes if a.startswith("on")]
-    links = [a["href"] or "" for tag, a in page.elements if tag == "a"]
+    parsed = Page(page(tables_of(board), LITERATURE))
+    assert parsed.text.count(EVIL) >= 4  # authors, note, published name and note
+    assert [tag for tag, _ in parsed.elements].count("script") == 1
+    assert "img" not in {tag for tag, _ in parsed.elements}
+    assert not [a for _, attributes in parsed.elements for a in attributes if a.startswith("on")]
+    links = [a["href"] or "" for tag, a in parsed.elements if tag == "a"]
     assert any(link.startswith("https://example.org/") for link in links)
     assert all(link.startswith(("https://", "#")) for link in links)
 
 
 def test_page_asks_nothing_of_the_network(board):
-    page = Page(render_board(tables_of(board))["index.html"])
-    for tag, attributes in page.elements:
+    parsed = Page(page(tables_of(board), LITERATURE))
+    for tag, attributes in parsed.elements:
         assert "src" not in attributes
         assert tag not in ("iframe", "object", "embed", "base")
+        assert "style" not in attributes, "the policy forbids it"
         assert tag != "link" or attributes["href"] == "data:,"
-    (policy,) = [a["content"] for t, a in page.elements if a.get("http-equiv")]
+    (policy,) = [a["content"] for t, a in parsed.elements if a.get("http-equiv")]
     assert policy is not None
     assert policy.startswith("default-src 'none'")
     assert "unsafe" not in policy
 
 
 def test_ids_are_unique_and_references_lead_somewhere(board):
-    page = Page(render_board(tables_of(board))["index.html"])
-    ids = [a["id"] for _, a in page.elements if "id" in a]
+    parsed = Page(page(tables_of(board), LITERATURE))
+    ids = [a["id"] for _, a in parsed.elements if "id" in a]
     assert len(ids) == len(set(ids))
-    for _, attributes in page.elements:
+    for _, attributes in parsed.elements:
         for key in ("aria-controls", "aria-labelledby"):
             assert attributes.get(key, ids[0]) in ids
         href = attributes.get("href") or ""
@@ -196,21 +188,188 @@ def test_empty_board_is_a_page_that_says_so():
     assert "No entries yet" in files["index.html"]
 
 
-def test_chart_keeps_everything_inside(board):
+# ---------------------------------------------------------------- published results
+
+
+def test_published_results_are_on_the_page_and_nowhere_else(board):
+    tables = tables_of(board)
+    files, without = render_board(tables, LITERATURE), render_board(tables)
+    assert {name for name in files if files[name] != without[name]} == {"index.html"}
+    text = Page(files["index.html"]).text
+    for words in ("Big net", "Far net", "test-picked", *PROTOCOLS.values(), *MARKS.values()):
+        assert words in text
+        assert words not in Page(without["index.html"]).text or words == "test-picked"
+
+
+def test_published_results_have_no_place_in_front_or_rank(board):
+    marks = literature_marks(LITERATURE["hd"], "hd-published")
+    assert [mark.kind for mark in marks] == ["literature"] * 3
+    assert marks[1].costs == {"spikes": (2500, 2500, 2500), "parameters": (1.7e6, 1.7e6, 1.7e6)}
     (hd,) = [table for table in tables_of(board) if table.task.name == "hd"]
-    for size in ((860.0, 340.0), (360.0, 300.0)):
-        chart = accuracy_against_spikes(hd.rows, *size)
+    ours = row_marks(hd.rows)
+    assert pareto_front([*ours, *marks], "parameters") == pareto_front(ours, "parameters")
+
+
+# ---------------------------------------------------------------- plots
+
+
+def hd_rows(board):
+    (hd,) = [table for table in tables_of(board) if table.task.name == "hd"]
+    return hd.rows
+
+
+def test_chart_keeps_everything_inside(board):
+    marks = row_marks(hd_rows(board))
+    for size_px in ((860.0, 340.0), (360.0, 300.0)):
+        chart = draw(marks, *size_px)
         assert chart is not None
+        assert chart.cost == "spikes"
         assert len(chart.points) == 5
         for point in chart.points:
             assert chart.left <= point.x_bar[0] <= point.x <= point.x_bar[1] <= chart.right
             assert chart.top <= point.y_bar[1] <= point.y <= point.y_bar[0] <= chart.bottom
-        positions = [p.x for p in sorted(chart.points, key=lambda p: p.row.spikes or (0,))]
+        positions = [p.x for p in sorted(chart.points, key=lambda p: p.mark.costs["spikes"][1])]
         assert positions == sorted(positions)
-        heights = [p.y for p in sorted(chart.points, key=lambda p: p.row.accuracy.mean)]
+        heights = [p.y for p in sorted(chart.points, key=lambda p: p.mark.accuracy[1])]
         assert heights == sorted(heights, reverse=True)
         assert len(chart.x_ticks) >= 3
         assert len(chart.y_ticks) >= 3
+
+
+def test_costs_are_those_of_the_records(board):
+    rows = {row.entry.name: row for row in hd_rows(board)}
+    marks = {mark.name: mark for mark in row_marks(hd_rows(board))}
+    assert set(marks["close"].costs) == set(COSTS)
+    assert set(marks["weak"].costs) == {"spikes", "parameters"}, "no training time is told"
+    assert rows["close"].training_s == marks["close"].costs["training"][1]
+    assert marks["close"].costs["parameters"] == (92160, 92160, 92160)
+
+
+def test_pareto_front_by_hand():
+    def mark(name: str, accuracy: float, cost: float, kind: str = "ranked") -> Mark:
+        return Mark(name, name, kind, (accuracy,) * 3, {"spikes": (cost,) * 3})
+
+    marks = [
+        mark("cheap", 50, 1),
+        mark("worse for more", 49, 2),
+        mark("good", 80, 3),
+        mark("as good for more", 80, 4),
+        mark("best", 90, 9),
+        mark("no rank", 99, 1, "open"),
+    ]
+    assert pareto_front(marks, "spikes") == ["cheap", "good", "best"]
+    assert pareto_front(reversed(marks), "spikes") == ["cheap", "good", "best"]
+    assert pareto_front(marks, "training") == []
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 100), st.floats(1e-3, 1e9), st.booleans()), min_size=1, max_size=8
+    )
+)
+def test_every_axis_holds_every_mean(figures):
+    marks = [
+        Mark(str(i), str(i), "ranked", (a, a, a), {"parameters": (c, c, c)}, sure)
+        for i, (a, c, sure) in enumerate(figures)
+    ]
+    found = axes(marks)
+    assert set(found) == {"accuracy", "parameters linear", "parameters logarithmic"}
+    for name, (low, high, _, ticks) in found.items():
+        at = [m.accuracy[1] if name == "accuracy" else m.costs["parameters"][1] for m in marks]
+        # an axis is told in six digits
+        assert low * (1 - 1e-5) <= min(at)
+        assert max(at) <= high * (1 + 1e-5)
+        assert len(ticks) >= 2
+        assert all(low <= tick <= high for tick, _ in ticks)
+    assert cost_axis(marks, "spikes", logarithmic=True) is None
+
+
+# ---------------------------------------------------------------- details
+
+
+def test_confusion_matrix_counts_all_seeds(board):
+    rows = {row.entry.name: row for row in hd_rows(board)}
+    found = confusion_of(rows["close"])
+    assert found is not None
+    assert found.counts.shape == (20, 20)
+    assert found.counts.sum() == sum(r.test.total for r in rows["close"].records)
+    assert np.trace(found.counts) == sum(r.test.correct for r in rows["close"].records)
+    (evil,) = tables_of(board)[0].rows
+    of_one = confusion_of(evil)  # the other seed diverged
+    assert of_one is not None
+    assert of_one.counts.sum() == 400
+
+
+def test_confusion_matrix_by_hand():
+    found = Confusion(np.array([[8, 2, 0], [0, 16, 0], [1, 3, 0]]))
+    assert found.most_mistaken() == [(2, 1, 3, 4), (0, 1, 2, 10), (2, 0, 1, 4)]
+    assert found.packed() == "8,2,;,16,;1,3,"
+    paths = dict(found.paths())
+    # shade: 8 times the root of the share, upwards
+    assert paths == {8: "M0 0h1M1 1h1", 4: "M1 0h1M0 2h1", 7: "M1 2h1"}
+    assert max(paths) <= LEVELS
+
+
+def test_confusion_matrix_of_a_class_without_samples():
+    found = Confusion(np.array([[4, 0], [0, 0]]))
+    assert found.paths() == [(8, "M0 0h1")]
+    assert found.most_mistaken() == []
+
+
+def test_curves_draw_every_seed_inside_their_frame(board):
+    rows = {row.entry.name: row for row in hd_rows(board)}
+    accuracy, loss, latency = curves_of(rows["close"])
+    kinds = [[kind for kind, _ in drawing.lines] for drawing in (accuracy, loss, latency)]
+    assert kinds == [["train", *["seed"] * 10], ["seed"] * 10, [*["seed"] * 10, "mean"]]
+    for drawing in (accuracy, loss, latency):
+        for _, d in drawing.lines:
+            steps = [int(v) for v in re.findall(r"-?\d+", d)]
+            points = np.cumsum(np.reshape(steps, (-1, 2)), axis=0)
+            assert drawing.box.left <= points[:, 0].min() <= points[:, 0].max() <= drawing.box.right
+            assert drawing.box.top <= points[:, 1].min() <= points[:, 1].max() <= drawing.box.bottom
+    # 85 % of the last accuracy at 560 ms, 97 % at 700 ms
+    assert "nine tenths of the best after 700 of 1400 ms" in latency.summary
+    assert curves_of(rows["weak"]) == []
+
+
+def test_long_training_is_drawn_with_few_points_and_its_last(board):
+    row = next(row for row in hd_rows(board) if row.entry.name == "close")
+    first = row.records[0]
+    epochs = tuple(first.history[0].model_copy(update={"loss": 1e6 / (i + 1)}) for i in range(999))
+    long = first.model_copy(update={"history": epochs})
+    loss = curves_of(type(row)(row.entry, (long,), {}, "board"))[1]
+    ((_, d),) = loss.lines
+    steps = [int(v) for v in re.findall(r"-?\d+", d)]
+    assert len(steps) <= 2 * 42
+    assert tuple(np.reshape(steps, (-1, 2)).sum(axis=0)) == (loss.box.right, loss.box.bottom)
+    assert len(loss.y_ticks) >= 2
+
+
+def test_details_leave_out_what_records_do_not_tell(board):
+    rows = {row.entry.name: details_of(row) for row in hd_rows(board)}
+    told = {"size in memory", "training, median", "memory at most"}
+    assert told <= set(rows["close"]["cost"])
+    assert not told & set(rows["weak"]["cost"])
+    assert rows["weak"]["layers"] == {}
+    assert rows["close"]["layers"]["readout"].effective_macs == 1.5e5
+    assert rows["close"]["cost"]["size in memory"] == "360 KiB"
+
+
+def test_numbers_as_people_say_them():
+    assert [duration(s) for s in (0.1234, 99, 100, 3599.4, 3599.6, 11111)] == [
+        *("0.123 s", "99 s", "1 min 40 s", "59 min 59 s", "1 h 00 min", "3 h 05 min"),
+    ]
+    assert [size(n) for n in (3, 1536, 412_000_000, 2**41)] == [
+        *("3 bytes", "1.5 KiB", "392.9 MiB", "2048 GiB"),
+    ]
+    assert [short(n) for n in (0, 999, 1500, 2e7, 3.21e9)] == [
+        "0",
+        "999",
+        "1.5 k",
+        "20 M",
+        "3.21 G",
+    ]
 
 
 @settings(deadline=None)

@@ -128,15 +128,21 @@ def verify(ctx: click.Context, board: Path | None, as_json: bool) -> None:
     "--out", type=click.Path(path_type=Path), help="Folder to write. Default: SNNBENCH_HOME/page."
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if a file is missing or stale.")
+@click.option("--open", "show_page", is_flag=True, help="Open the page in your browser.")
 @json_option
 @click.pass_context
 def build(
-    ctx: click.Context, board: Path | None, out: Path | None, check: bool, as_json: bool
+    ctx: click.Context,
+    board: Path | None,
+    out: Path | None,
+    check: bool,
+    show_page: bool,
+    as_json: bool,
 ) -> None:
     """Write each task as Markdown and CSV, and all as one HTML page that needs no network.
 
     \b
-    Example: snnbench board build --out page
+    Example: snnbench board build --out page --open
     """
     from snnbench.errors import SnnbenchError
     from snnbench.leaderboards.render import render_board
@@ -163,6 +169,12 @@ def build(
         {"folder": str(out), "files": list(files)},
         "\n".join(str(out / name) for name in files),
     )
+    if show_page:
+        import webbrowser
+
+        page = (out / "index.html").resolve()
+        if not webbrowser.open(page.as_uri()):
+            note(f"no browser was found; open {page}")
 
 
 @board_command.command()
