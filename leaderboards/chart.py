@@ -45,6 +45,11 @@ class Mark:
     front: tuple[str, ...] = ()
     """Costs for which no ranked row is as accurate for less: the row is on the Pareto front."""
 
+    @property
+    def label(self) -> str:
+        """The name, as much of it as stands beside a point."""
+        return self.name if len(self.name) <= 28 else self.name[:27] + "…"
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -253,7 +258,7 @@ def draw(marks: Sequence[Mark], width: float, height: float) -> Chart | None:
         (mark, [px(v) for v in mark.costs[cost]], [py(v) for v in mark.accuracy]) for mark in shown
     ]
     labels = _place_labels(
-        [(mark.name, x[1], y[1]) for mark, x, y in places], left, right, top, bottom
+        [(mark.label, x[1], y[1]) for mark, x, y in places], left, right, top, bottom
     )
     corners = sorted((x[1], y[1]) for mark, x, y in places if cost in mark.front)
     return Chart(

@@ -165,7 +165,7 @@ def _provenance(row: Row) -> Facts:
         "commit": ", ".join(sorted(commits)),
         "trained": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
         "test split read": ", ".join(sorted({f"{r.test_reads} ×" for r in records if r.test})),
-        "fingerprint of the data": records[0].data.fingerprint[:16],
+        "fingerprint of the data": records[0].data.fingerprint[:12],
     }
     facts |= {f"{split} samples": f"{n:,}" for split, n in records[0].data.n_samples.items()}
     return {key: value for key, value in facts.items() if value != ""}
