@@ -11,7 +11,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ AXE = os.environ.get("SNNBENCH_AXE", "")
 CSS = Path(__file__).resolve().parents[1] / "leaderboards" / "page.css.j2"
 
 browser_needed = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="no chromium and chromedriver here (Debian: apt install chromium chromium-driver)",
+    not (CHROMIUM and DRIVER and find_spec("selenium")),
+    reason="no chromium, chromedriver or selenium here (Debian: apt install chromium chromium-driver)",
 )
 
 
@@ -117,6 +118,13 @@ def press(browser, *keys: str) -> None:
     from selenium.webdriver import ActionChains
 
     ActionChains(browser).send_keys(*keys).perform()
+
+
+def eventually(browser, condition: Callable[[], Any]) -> Any:
+    """What `condition` returns as soon as it is true; a failure after some seconds."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(browser, 10).until(lambda _: condition())
 
 
 # ---------------------------------------------------------------- loading
@@ -328,7 +336,8 @@ def test_point_tells_its_figures_and_leads_to_its_row(hd):
     assert "spikes per sample" in tip.text
     assert re.search(r"90\.20 % \[89\.\d\d, 90\.\d\d\]", point.get_attribute("aria-label"))
     press(hd, "\ue007")
-    row = one(hd, "#hd tr.row.here")
+    # following an address is not done at once
+    row = eventually(hd, lambda: hd.find_elements("css selector", "#hd tr.row.here"))[0]
     assert row.find_element("css selector", ".entry button").text == "steady"
     assert seen(row.find_element("xpath", "following-sibling::tr"))
 
@@ -390,8 +399,6 @@ def test_matrix_tells_the_count_under_the_pointer(hd):
 
 @browser_needed
 def test_copy_says_that_it_copied(hd):
-    from selenium.webdriver.support.wait import WebDriverWait
-
     hd.execute_cdp_cmd(
         "Browser.grantPermissions",
         {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]},
@@ -400,7 +407,7 @@ def test_copy_says_that_it_copied(hd):
     button = one(hd, "#hd tr.details.open .copy")
     command = one(hd, "#hd tr.details.open .rerun pre").text
     button.click()
-    WebDriverWait(hd, 5).until(lambda _: button.text in ("Copied", "Selected"))
+    eventually(hd, lambda: button.text in ("Copied", "Selected"))
     copied = hd.execute_async_script(
         "navigator.clipboard.readText().then(arguments[0], arguments[0])"
     )
