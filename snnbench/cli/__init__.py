@@ -17,7 +17,7 @@ COMMANDS = {
     "data": ("data", "Make, check, look at and export data sets."),
     "models": ("models", "What is in the zoo."),
     "train": ("run", "Train one model with one seed."),
-    "eval": ("run", "Evaluate a trained run again and compare with its record."),
+    "eval": ("run", "Evaluate trained runs again: as their records say, or on changed samples."),
     "bench": ("run", "Train a model with several seeds under the task's protocol."),
     "sweep": ("sweep", "Search for hyperparameters on validation data."),
     "board": ("board", "Add, verify, build and show leaderboards."),
