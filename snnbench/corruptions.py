@@ -217,9 +217,10 @@ CORRUPTIONS = {
     "channel-noise": Corruption(
         "Channel noise", "sd (units)", _WIDTHS, move_units, lambda level, t: level * t.n_units
     ),
-    # up to two noise spikes for each that was meant
+    # a tenth of noise takes more than half of what a network knows of words: it is everywhere, where
+    # their own spikes stand close together
     "noise-spikes": Corruption(
-        "Noise spikes", "Spikes added (%)", (0.1, 0.25, 0.5, 1.0, 2.0), add_noise, _percent
+        "Noise spikes", "Spikes added (%)", (0.02, 0.05, 0.1, 0.25, 0.5), add_noise, _percent
     ),
     "channel-loss": Corruption(
         "Channel loss", "Silent units (%)", _SHARES, silence_units, _percent

@@ -169,13 +169,15 @@ def speakers_text(results: Sequence[Robustness]) -> str:
     kinds = results[0].speakers
     if not kinds:
         return "unseen speakers: the data set tells no speakers"
-    told = ", ".join(
-        f"{kind} {100 * sum(r.speakers[kind].accuracy for r in results) / len(results):.1f}%"
+    told = {
+        kind: f"{100 * sum(r.speakers[kind].accuracy for r in results) / len(results):.1f}%"
         f" ({kinds[kind].total} samples)"
         for kind in kinds
-    )
-    others = "" if len(kinds) > 1 else f"; none that is not {next(iter(kinds))}"
-    return f"test speakers: {told}{others}"
+    }
+    if len(told) == 1:
+        [(kind, text)] = told.items()
+        return f"speakers: all test speakers are {kind} ones, {text}"
+    return "speakers: " + ", ".join(f"{kind} {text}" for kind, text in told.items())
 
 
 def _tell(update: Callable[..., None], done: int, total: int, resumed: int, name: str) -> None:
