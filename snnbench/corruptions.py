@@ -148,20 +148,20 @@ def add_noise(part: SpikeSplit, share: float, draws: Draws, terms: Terms) -> Spi
     Relative to the spikes there are, since one cochlea channel fires eleven times in a spoken word, and
     of the pixels of an image most never fire: no rate suits both.
     """
-    added_times, added_units, counts = [], [], []
-    for name in part.source_ids:
+    counts = np.zeros(len(part), dtype=np.int64)
+    times, units = [np.zeros(0)], [np.zeros(0)]
+    for i, name in enumerate(part.source_ids):
         generator = draws.of_sample(name)
-        n = int(generator.poisson(share * terms.mean_spikes))
-        added_times.append(np.minimum(generator.random(n) * terms.duration_s, terms.last))
-        added_units.append(np.floor(generator.random(n) * terms.n_units))
-        counts.append(n)
+        counts[i] = generator.poisson(share * terms.mean_spikes)
+        times.append(np.minimum(generator.random(counts[i]) * terms.duration_s, terms.last))
+        units.append(np.floor(generator.random(counts[i]) * terms.n_units))
     # where each sample's own spikes end, its noise goes in
     places = np.repeat(part.offsets[1:], counts)
     return _sorted(
         replace(
             part,
-            times=np.insert(part.times, places, np.concatenate(added_times).astype(np.float32)),
-            units=np.insert(part.units, places, np.concatenate(added_units).astype(np.uint16)),
+            times=np.insert(part.times, places, np.concatenate(times).astype(np.float32)),
+            units=np.insert(part.units, places, np.concatenate(units).astype(np.uint16)),
             offsets=part.offsets + np.concatenate(([0], np.cumsum(counts))),
         )
     )

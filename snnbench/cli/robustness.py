@@ -40,6 +40,8 @@ def corrupt_runs(
 
     where = resolve_device(device)
     chosen = require_engine(engine, where) if engine else None
+    if len(set(runs)) < len(runs):
+        raise UsageError(f"{next(r for r in runs if runs.count(r) > 1)}: is named twice")
     records = {run: read_record(run / "record.json") for run in runs}
     models = by_model(records)
     task = records[runs[0]].spec.task
