@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,8 @@ _COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY)
 _STYLES: tuple[str, ...] = ("-", "--", ":")  # of the sixth model, the eleventh
 _CLEAN = (0, (4, 3))
 _CHANCE = (0, (1, 2))
-_NAMES_SHOWN = 9
+_IN_TWO_LINES = 4
+_NAMES_SHOWN = 8
 """More models than this do not fit beside the panels, and could hardly be told apart in them."""
 
 
@@ -64,7 +66,8 @@ def robustness_curves(
             axes.grid(axis="y")
         panels[0].set_ylim(bottom=0)
         panels[0].yaxis.set_major_formatter(lambda fraction, _: f"{100 * fraction:g}%")
-        _write_names(panels[-1], models)
+        panels[-1].remove()  # it shares the others' axis
+        _write_names(figure.add_subplot(2, 4, 8), models)
     return figure
 
 
@@ -83,46 +86,46 @@ def _write_names(axes: Axes, models: Mapping[str, Sequence[Robustness]]) -> None
     """The last panel: whose curve is whose, and what it comes to."""
     axes.set_axis_off()
     axes.set_xlim(0, 1)
-    shown = list(zip(_looks(len(models)), models.items(), strict=True))
-    step = min(0.2, 0.8 / (len(shown) + 1))
-    for i, ((colour, style), (name, results)) in enumerate(shown[:_NAMES_SHOWN]):
-        y = 1 - i * step
-        axes.plot([0, 0.11], [y, y], style, color=colour, transform=axes.transAxes, clip_on=False)
-        axes.text(0.15, y, name, transform=axes.transAxes, va="center", color=INK)
-        axes.text(
-            0.15,
-            y - 0.4 * step,
-            result_text(results),
-            transform=axes.transAxes,
-            va="center",
-            fontsize=7.5,
-            color=QUIET,
-        )
+    axes.set_ylim(0, 1)
+    shown = list(zip(_looks(len(models)), models.items(), strict=True))[:_NAMES_SHOWN]
+    in_two_lines = len(shown) <= _IN_TWO_LINES
+    y, step = 0.98, 0.2 if in_two_lines else 0.1
+    for (colour, style), (name, results) in shown:
+        more = len(models) - len(shown) if name == shown[-1][1][0] else 0
+        clean, number = _clean_text(results), robustness_text(results)
+        _key(axes, y, style, colour, 1.6)
+        if in_two_lines:
+            _write(axes, y, name, size=9, colour=INK)
+            _write(axes, y - 0.09, f"clean {clean}, robustness {number}")
+        else:
+            rest = f"; {more} more" if more else ""
+            _write(axes, y, f"{name}  {clean}, {number}{rest}", colour=INK)
+        y -= step
     for y, line, text in ((0.1, _CLEAN, "clean accuracy"), (0.0, _CHANCE, "chance")):
-        axes.plot(
-            [0, 0.11],
-            [y, y],
-            color=QUIET,
-            linewidth=1,
-            linestyle=line,
-            transform=axes.transAxes,
-            clip_on=False,
-        )
-        axes.text(0.15, y, text, transform=axes.transAxes, va="center", fontsize=7.5, color=QUIET)
+        _key(axes, y, line, QUIET, 1)
+        _write(axes, y, text)
 
 
-def result_text(results: Sequence[Robustness]) -> str:
-    """Clean accuracy and the one number of a model's trainings, in words."""
-    clean = summarise([r.clean.accuracy for r in results])
+def _key(axes: Axes, y: float, style: Any, colour: str, width: float) -> None:
+    axes.plot([0, 0.11], [y, y], color=colour, linestyle=style, linewidth=width, clip_on=False)
+
+
+def _write(axes: Axes, y: float, text: str, size: float = 7.5, colour: str = QUIET) -> None:
+    axes.text(0.14, y, text, va="center", fontsize=size, color=colour)
+
+
+def _clean_text(results: Sequence[Robustness]) -> str:
+    return f"{100 * summarise([r.clean.accuracy for r in results]).mean:.1f}%"
+
+
+def robustness_text(results: Sequence[Robustness]) -> str:
+    """The one number of a model's trainings, mean and standard deviation; a dash where there is none."""
     values = [r.robustness for r in results]
-    numbers = [v for v in values if v is not None]
-    told = "not told" if len(numbers) < len(values) else _spread(numbers)
-    return f"clean {100 * clean.mean:.1f}%, robustness {told}"
-
-
-def _spread(values: Sequence[float]) -> str:
-    summary = summarise(values)
-    return f"{summary.mean:.3f}" + (f" ± {summary.sd:.3f}" if len(values) > 1 else "")
+    told = [v for v in values if v is not None]
+    if len(told) < len(values):
+        return "–"
+    summary = summarise(told)
+    return f"{summary.mean:.2f}" + (f" ± {summary.sd:.2f}" if len(told) > 1 else "")
 
 
 def _looks(n: int) -> list[tuple[str, str]]:

@@ -181,7 +181,7 @@ def test_levels_are_those_of_the_version(name: str):
         "noise-spikes": [0.02, 0.05, 0.1, 0.25, 0.5],
     }
     seeds = (0, 1, 2) if name in RANDOM else (0,)
-    assert VERSION == "corruptions/1"
+    assert VERSION == Robustness.model_fields["version"].default == "corruptions/1"
     assert settings_of(name) == [(name, level, seed) for level in tables[name] for seed in seeds]
 
 
@@ -638,5 +638,9 @@ def test_the_picture_has_a_panel_for_each_corruption_with_the_numbers():
     horizontal = sorted(float(line[0]) for line in lines if len(line) == 2)
     assert horizontal == pytest.approx([0.1, 0.8, 0.8])  # chance and what is clean
     written = [text.get_text() for text in names.texts]
-    assert "clean 80.0%, robustness 0.500 ± 0.101" in written
-    assert "clean 80.0%, robustness 0.286" in written
+    assert "clean 80.0%, robustness 0.50 ± 0.10" in written
+    assert "clean 80.0%, robustness 0.29" in written
+    crowd = robustness_curves({f"m{i}": models["two"] for i in range(10)}, task)
+    written = [text.get_text() for text in crowd.axes[-1].texts]
+    assert written[0] == "m0  80.0%, 0.29"
+    assert written[7] == "m7  80.0%, 0.29; 2 more"
