@@ -217,7 +217,7 @@ CORRUPTIONS = {
     "channel-noise": Corruption(
         "Channel noise", "sd (units)", _WIDTHS, move_units, lambda level, t: level * t.n_units
     ),
-    # a tenth of noise takes more than half of what a network knows of words: it is everywhere, where
+    # a tenth of noise can take more than half of what a network knows of words: it is everywhere, where
     # their own spikes stand close together
     "noise-spikes": Corruption(
         "Noise spikes", "Spikes added (%)", (0.02, 0.05, 0.1, 0.25, 0.5), add_noise, _percent
