@@ -93,6 +93,9 @@ JSON_COMMANDS: dict[str, Callable[[World, Path], list[object]]] = {
     ],
     "eval": lambda w, t: ["eval", w.run, "--data", w.data],
     "audit": lambda w, t: ["audit", w.run, "--data", w.data],
+    "eval --corrupt": lambda w, t: [
+        *("eval", w.run, "--data", w.data, "--corrupt", "--out", t / "pictures"),
+    ],
     "board add": lambda w, t: [
         *("board", "add", w.run, "--board", t / "board"),
         *("--authors", "A. Turing", "--provisional"),
@@ -162,6 +165,54 @@ def test_a_network_that_came_back_from_nir_is_right_as_often(world: World, tmp_p
     assert told["validation"] == record["validation"]
     weights = (world.run / "model.safetensors").read_bytes()
     assert (tmp_path / "net.safetensors").read_bytes() == weights
+
+
+def test_seeds_are_tested_on_changed_samples_as_one_model(world: World, tmp_path: Path) -> None:
+    runs = []
+    for seed, hidden in ((0, 12), (1, 12), (0, 16)):
+        settings = [*QUICK, "--set", f"model.hidden=[{hidden}]", "--seed", seed]
+        words = (
+            "train",
+            "hd",
+            "ff-lif",
+            "--data",
+            world.data,
+            "--out",
+            tmp_path / "runs",
+            "--json",
+        )
+        runs.append(Path(strict_json(snnbench(*words, *settings).out)["folder"]))
+    before = {run: (run / "record.json").read_bytes() for run in runs}
+    command = ("eval", *runs, "--data", world.data, "--corrupt")
+    told = strict_json(snnbench(*command, "--json").out)
+    # two models of one name: told apart by what the names of their runs end with
+    names = [f"ff-lif-{run.name.rpartition('-')[2]}" for run in (runs[0], runs[2])]
+    assert {name: model["seeds"] for name, model in told["models"].items()} == dict(
+        zip(names, (2, 1), strict=True)
+    )
+    clean = [strict_json((run / "record.json").read_text())["test"] for run in runs]
+    assert [run["clean"] for run in told["runs"]] == clean
+    mean = told["models"][names[0]]["clean_accuracy"]["mean"]
+    assert mean == pytest.approx((clean[0]["correct"] + clean[1]["correct"]) / 40)
+    assert before == {run: (run / "record.json").read_bytes() for run in runs}
+    pictures = [Path(path) for path in told["pictures"]]
+    assert all(path.stat().st_size for path in pictures)
+    assert [path.parent for path in pictures] == [
+        *(run / "pictures" for run in runs for _ in range(2)),
+        *[tmp_path / "runs" / "pictures"] * 2,
+    ]
+    text = snnbench(*command).out
+    assert f"{names[0]} on hd, 2 seeds, corruptions/1: clean" in text
+    assert "speakers: all test speakers are unseen ones" in text
+    # without --corrupt they are compared with their records, one by one
+    again = strict_json(snnbench("eval", *runs, "--data", world.data, "--json").out)
+    assert [run["different_predictions"] for run in again] == [0, 0, 0]
+    foreign = tmp_path / "foreign"
+    shutil.copytree(runs[0], foreign)
+    record = (foreign / "record.json").read_text()
+    (foreign / "record.json").write_text(record.replace('"version": 1', '"version": 2', 1))
+    refused = snnbench("eval", runs[0], foreign, "--data", world.data, "--corrupt")
+    assert (refused.code, "name runs of one task and one data file" in refused.err) == (2, True)
 
 
 def test_a_converted_file_checks_and_plots_with_its_sound(
@@ -302,6 +353,9 @@ def test_the_module_runs() -> None:
         ("train hd ff-lif --data {data} --set trian.lr=1", "unknown key 'trian.lr'"),
         ("train hd ff-lif --data {data} --set train.lr=fast", "train.lr"),
         ("train hd ff-lif --data {data} --set train.dt_s=0.5", "shorter than the bin"),
+        ("eval {run} --data {data} --out x", "--out is the folder for the picture of --corrupt"),
+        ("eval", "Missing argument 'RUN...'"),
+        ("eval {run} {run} --data {data} --corrupt", "is named twice"),
         ("board verify --board none", "none: no such board folder"),
         ("board show hdd --board {board}", "unknown task 'hdd'; did you mean hd"),
     ],

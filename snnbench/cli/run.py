@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from snnbench.cli.common import answer, json_option, note, progress_bar, set_option, table
-from snnbench.errors import SnnbenchError
+from snnbench.errors import SnnbenchError, UsageError
 
 if TYPE_CHECKING:
     from snnbench.data_prep.store import SpikeDataset
@@ -214,7 +214,7 @@ def bench_command(
 
 
 @click.command("eval")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @data_option
 @device_option
 @click.option(
@@ -222,15 +222,59 @@ def bench_command(
     type=ENGINES,
     help="Implementation of the spiking layers; default: the run's own where it runs here, else auto.",
 )
+@click.option(
+    "--corrupt",
+    is_flag=True,
+    help="Test on changed samples instead: spikes deleted, moved, added, channels lost, other tempi.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the picture of --corrupt; default: pictures in RUN, of several beside the first.",
+)
 @json_option
 def eval_command(
-    run: Path, data: Path | None, device: str, engine: Engine | None, as_json: bool
+    runs: tuple[Path, ...],
+    data: Path | None,
+    device: str,
+    engine: Engine | None,
+    corrupt: bool,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Predict the test split again from the weights in RUN and compare with its record.
 
+    With --corrupt, write robustness.json into RUN: how many test samples are right after fixed changes
+    (docs/protocol.md). What is there already is not computed again. Runs that differ by their seed only
+    are summed up as one model; all must be of one task and one data file.
+
     \b
-    Example: snnbench eval ~/runs/hd-rec-lif-seed0-1a2b3c4d5e --data hd.h5
+    Example: snnbench eval ~/runs/hd-rec-lif-seed0-1a2b3c4d5e --data hd.h5 --corrupt
     """
+    from snnbench.cli.robustness import corrupt_runs
+
+    for run in runs:
+        if run.is_file():
+            raise SnnbenchError(
+                f"{run}: is a file; name the folder of a run, for example {run.parent}"
+            )
+        if not (run / "record.json").is_file():
+            raise SnnbenchError(f"{run}: not a finished run folder, there is no record.json in it")
+    if corrupt:
+        corrupt_runs(runs, data, device, engine, out, as_json)
+        return
+    if out:
+        raise UsageError(
+            "--out is the folder for the picture of --corrupt; without it there is none"
+        )
+    facts, lines = zip(*(evaluate_run(run, data, device, engine) for run in runs), strict=True)
+    answer(as_json, facts[0] if len(runs) == 1 else list(facts), "\n".join(lines))
+
+
+def evaluate_run(
+    run: Path, data: Path | None, device: str, engine: Engine | None
+) -> tuple[dict[str, Any], str]:
+    """Predict a run's test split again: facts, and the same in a line."""
     from snnbench.bench import engine_of, evaluate_again
     from snnbench.data_prep.store import SpikeDataset
     from snnbench.metrics import count_correct
@@ -239,10 +283,6 @@ def eval_command(
     from snnbench.record import read_record
     from snnbench.seeding import resolve_device
 
-    if run.is_file():
-        raise SnnbenchError(f"{run}: is a file; name the folder of a run, for example {run.parent}")
-    if not (run / "record.json").is_file():
-        raise SnnbenchError(f"{run}: not a finished run folder, there is no record.json in it")
     record, where = read_record(run / "record.json"), resolve_device(device)
     chosen = require_engine(engine, where) if engine else engine_of(record, where)
     with SpikeDataset.open(data or dataset_path(record.spec.task.dataset)) as dataset:
@@ -256,16 +296,15 @@ def eval_command(
         "engine": chosen,
         "recorded_engine": record.environment.engine,
     }
-    text = (
-        f"{run.name}: {counts.correct} of {counts.total} correct, {counts.accuracy:.2%};"
-        f" {different} predictions differ from the record's; engine {chosen}"
-    )
-    answer(as_json, facts, text)
     by = record.environment
     if by.engine != chosen:
         note(f"trained with {engine_name(record)}; {chosen} may differ from it by rounding")
     elif different and by.device == where.type == "cpu":
         note("the same device should give the same predictions; a different processor may not")
+    return facts, (
+        f"{run.name}: {counts.correct} of {counts.total} correct, {counts.accuracy:.2%};"
+        f" {different} predictions differ from the record's; engine {chosen}"
+    )
 
 
 @contextmanager
