@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": ("run", "Evaluate a trained run again and compare with its record."),
     "bench": ("run", "Train a model with several seeds under the task's protocol."),
     "sweep": ("sweep", "Search for hyperparameters on validation data."),
+    "track": ("track", "MLflow's view of runs: send what waits, show runs anew."),
     "board": ("board", "Add, verify, build and show leaderboards."),
     "reproduce": ("reproduce", "Published experiments, done again, with a verdict."),
     "env": ("env", "Versions, devices and folders of this installation."),
