@@ -154,6 +154,7 @@ class Tracker(NullTracker):
             self._store = self._open()
         except Exception as error:
             self._fail(error)
+        self._cpu_s = time.process_time()
         return self
 
     def __exit__(
@@ -313,7 +314,8 @@ def send_spool(folder: Path, uri: str) -> int:
             temporary = begin.temporary
             run_id = store.begin(begin, folder)
             if not temporary:
-                write_run_file(folder, begin, run_id)
+                here = begin.model_copy(update={"tracking_uri": without_password(uri)})
+                write_run_file(folder, here, run_id)
             for event in rest:
                 store.send(event)
         spool.remove()
@@ -462,11 +464,18 @@ def without_password(text: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
-def in_a_line(error: Exception) -> str:
-    """An error of whatever library in one line, without a password."""
+def in_a_line(error: BaseException) -> str:
+    """An error of whatever library in one line, without a password; where the system refused, its word."""
+    if isinstance(error, SnnbenchError):
+        return str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            named = f"{cause.filename}: " if cause.filename else ""
+            return f"{named}{cause.strerror}"
+        cause = cause.__cause__ or cause.__context__
     first = (str(error).splitlines() or [""])[0]
-    told = first if isinstance(error, SnnbenchError) else f"{type(error).__name__}: {first}"
-    return without_password(told)[:300]
+    return without_password(f"{type(error).__name__}: {first}")[:300]
 
 
 def _summary(record: RunRecord) -> dict[str, float]:

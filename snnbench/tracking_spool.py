@@ -170,14 +170,14 @@ def open_spool(folder: Path, *, create: bool = False) -> Spool | None:
         The file cannot be opened.
     """
     path = folder / SPOOL_FILE
+    if create:
+        folder.mkdir(parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     while True:
         try:
             file = os.fdopen(os.open(path, flags, 0o666), "r+b")
         except FileNotFoundError:
-            if not create:
-                return None
-            raise SnnbenchError(f"{folder}: no such folder") from None
+            return None
         except OSError as error:
             raise SnnbenchError(f"{path}: cannot open: {error.strerror}") from None
         try:

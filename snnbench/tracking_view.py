@@ -27,7 +27,6 @@ from snnbench.tracking import (
 )
 from snnbench.tracking_spool import SPOOL_FILE, Begin, End, Metrics, open_spool
 from snnbench.tracking_store import Store
-from snnbench.train import HISTORY_FILE, MODEL_FILE
 
 
 class Sent(NamedTuple):
@@ -92,6 +91,8 @@ def import_folder(folder: Path, uri: str) -> Sent:
     Exception
         Whatever MLflow raises.
     """
+    from snnbench.train import HISTORY_FILE
+
     record = read_finished(folder)
     digest = file_sha256(folder / RECORD_FILE)
     store = Store(uri)
@@ -120,6 +121,8 @@ def read_finished(folder: Path) -> RunRecord:
     SnnbenchError
         There is no record, or a file beside it is another one's.
     """
+    from snnbench.train import MODEL_FILE
+
     if not (folder / RECORD_FILE).is_file():
         raise SnnbenchError(f"{folder}: not a finished run folder, there is no {RECORD_FILE} in it")
     record = read_record(folder / RECORD_FILE)
