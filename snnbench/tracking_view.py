@@ -99,7 +99,6 @@ def import_folder(folder: Path, uri: str) -> Sent:
     if store.run_of_record(record.spec.task.name, record.run_id, digest):
         return Sent(folder, "there", 0)
     begin = _begin(record, folder, uri, digest)
-    store.begin(begin, folder)
     end_ms = begin.time_ms + round(1000 * record.wall_s)
     events = [
         *_epochs(folder / HISTORY_FILE, begin.time_ms),
@@ -108,6 +107,7 @@ def import_folder(folder: Path, uri: str) -> Sent:
         End(status="FAILED" if record.status == "diverged" else "FINISHED", time_ms=end_ms),
         record_tag(folder),
     ]
+    store.begin(begin, folder)
     for event in events:
         store.send(event)
     return Sent(folder, "sent", len(events) + 1)

@@ -23,6 +23,7 @@ import torch
 
 from snnbench.cli import COMMANDS, cli
 from snnbench.data_prep.store import SpikeDataset
+from snnbench.tracking_spool import SPOOL_FILE, Begin
 from tests.commands import ROOT, many_digits, snnbench, start, strict_json, wait_for
 from tests.tiny_data import RATE_HZ, digit_name, write_dataset, write_digits
 
@@ -93,8 +94,30 @@ JSON_COMMANDS: dict[str, Callable[[World, Path], list[object]]] = {
     "board verify": lambda w, t: ["board", "verify", "--board", w.board],
     "board show": lambda w, t: ["board", "show", "--board", w.board],
     "board build": lambda w, t: ["board", "build", "--board", w.board, "--out", t / "page"],
+    "track sync": lambda w, t: ["track", "sync", waiting(w.run, t)],
+    "track import": lambda w, t: ["track", "import", w.run, *view_in(t)],
     "env": lambda w, t: ["env"],
 }
+
+
+def view_in(folder: Path) -> list[object]:
+    return ["--tracking-uri", f"sqlite:///{folder}/view.db"]
+
+
+def waiting(run: Path, folder: Path) -> Path:
+    """A copy of a run folder with a start that waits to be sent."""
+    shutil.copytree(run, folder)
+    begin = Begin(
+        tracking_uri=f"sqlite:///{folder}/view.db",
+        experiment="hd",
+        run_name=run.name,
+        token="a token",
+        params={},
+        tags={},
+        time_ms=1,
+    )
+    (folder / SPOOL_FILE).write_text(begin.model_dump_json() + "\n")
+    return folder
 
 
 @pytest.mark.parametrize("name", JSON_COMMANDS)

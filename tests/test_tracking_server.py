@@ -120,6 +120,18 @@ def views_of_record(uri: str, folder: Path, tmp_path: Path) -> list[View]:
     return [view_of(client, run, tmp_path / f"files-{i}") for i, run in enumerate(runs)]
 
 
+@pytest.fixture(scope="session")
+def live(
+    server: MlflowServer, benched: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Path, View]:
+    """What the server shows of each run of the bench."""
+    views = {}
+    for folder in sorted(benched.iterdir()):
+        place = tmp_path_factory.mktemp("live")
+        [views[folder]] = views_of_record(server.url, folder, place)
+    return views
+
+
 def check_against_folder(view: View, folder: Path) -> None:
     """The view shows what is in the run folder: all of it, and nothing else."""
     record = finished_record(folder)
@@ -142,15 +154,13 @@ def check_against_folder(view: View, folder: Path) -> None:
 
 
 def test_a_bench_is_there_with_parent_and_children(
-    server: MlflowServer, benched: Path, tmp_path: Path
+    server: MlflowServer, live: dict[Path, View]
 ) -> None:
     client = make_client(server.url)
-    folders = sorted(benched.iterdir())
-    assert len(folders) == 2
+    assert len(live) == 2
     ids = []
-    for i, folder in enumerate(folders):
+    for folder, view in live.items():
         assert not (folder / SPOOL_FILE).exists()
-        [view] = views_of_record(server.url, folder, tmp_path / f"{i}-")
         check_against_folder(view, folder)
         ids.append(strict_json((folder / "mlflow.json").read_text())["run_id"])
     children = [client.get_run(run_id) for run_id in ids]
@@ -166,11 +176,8 @@ def test_a_bench_is_there_with_parent_and_children(
     assert math.isclose(parent.data.metrics["test_accuracy_sd"], np.std(accuracies, ddof=1))
 
 
-def test_nothing_that_is_shown_is_a_pickle(
-    server: MlflowServer, benched: Path, tmp_path: Path
-) -> None:
-    for i, folder in enumerate(benched.iterdir()):
-        [view] = views_of_record(server.url, folder, tmp_path / f"{i}-")
+def test_nothing_that_is_shown_is_a_pickle(live: dict[Path, View], tmp_path: Path) -> None:
+    for view in live.values():
         for name, content in view.files.items():
             kind = Path(name).suffix
             assert kind in {".json", ".csv", ".npz", ".safetensors", ".svg", ".png"}
@@ -206,7 +213,7 @@ def train(
 def test_the_servers_death_in_mid_run_costs_nothing(
     server: MlflowServer,
     data: Path,
-    benched: Path,
+    live: dict[Path, View],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -231,7 +238,7 @@ def test_the_servers_death_in_mid_run_costs_nothing(
     assert spool.count(b"\n") > EPOCHS
 
     # the same run, undisturbed, beside it: the same result
-    other = benched / record.run_id
+    [other] = [path for path in live if path.name == record.run_id]
     expected = finished_record(other)
     assert expected is not None
     assert (record.test, record.checkpoint_sha256) == (expected.test, expected.checkpoint_sha256)
@@ -243,7 +250,7 @@ def test_the_servers_death_in_mid_run_costs_nothing(
     assert [s["state"] for s in strict_json(sent.out)] == ["sent"]
     [view] = views_of_record(server.url, folder, tmp_path / "view")
     check_against_folder(view, folder)
-    [undisturbed] = views_of_record(server.url, other, tmp_path / "undisturbed")
+    undisturbed = live[other]
     assert view.params == undisturbed.params
     assert view.without_clock() == undisturbed.without_clock()
     assert view.figures.keys() == undisturbed.figures.keys()
@@ -280,10 +287,10 @@ def test_a_server_that_says_nothing_holds_training_up_once(
 
 
 def test_runs_are_imported_into_an_empty_store_and_once(
-    server: MlflowServer, benched: Path, tmp_path: Path
+    server: MlflowServer, live: dict[Path, View], tmp_path: Path
 ) -> None:
     uri = f"sqlite:///{tmp_path}/view.db"
-    folders = sorted(benched.iterdir())
+    folders = sorted(live)
     done = snnbench("track", "import", *folders, "--tracking-uri", uri, "--json")
     assert done.code == 0, done.err
     assert [s["state"] for s in strict_json(done.out)] == ["sent", "sent"]
@@ -292,12 +299,12 @@ def test_runs_are_imported_into_an_empty_store_and_once(
         [run] = runs_of(client, f"tags.`{RUN_ID}` = '{folder.name}'")
         view = view_of(client, run, tmp_path / f"files-{i}")
         check_against_folder(view, folder)
-        [live] = views_of_record(server.url, folder, tmp_path / f"live-{i}")
-        assert (view.status, view.params, view.files) == (live.status, live.params, live.files)
-        assert view.figures.keys() == live.figures.keys()
+        seen = live[folder]
+        assert (view.status, view.params, view.files) == (seen.status, seen.params, seen.files)
+        assert view.figures.keys() == seen.figures.keys()
         for key, values in view.figures.items():
-            assert values == pytest.approx(live.figures[key], rel=1e-5), key
-        assert view.tags.keys() == live.tags.keys()
+            assert values == pytest.approx(seen.figures[key], rel=1e-5), key
+        assert view.tags.keys() == seen.tags.keys()
         [parent] = runs_of(client, "tags.kind = 'bench'")
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert parent.data.metrics["seeds"] == 2

@@ -31,7 +31,7 @@ def track_command() -> None:
 
 
 @track_command.command("sync")
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @tracking_uri_option
 @json_option
 def sync(runs: tuple[Path, ...], tracking_uri: str | None, as_json: bool) -> None:
@@ -47,6 +47,11 @@ def sync(runs: tuple[Path, ...], tracking_uri: str | None, as_json: bool) -> Non
     from snnbench.tracking_spool import folders_with_spool
     from snnbench.tracking_view import sync_folder
 
+    for folder in runs:
+        if not folder.is_dir():
+            raise SnnbenchError(
+                f"{folder}: no such folder; name a run folder, or one that holds some"
+            )
     roots = runs or (home_dir(),)
     folders = sorted({folder for root in roots for folder in folders_with_spool(root)})
     tell(
@@ -57,9 +62,7 @@ def sync(runs: tuple[Path, ...], tracking_uri: str | None, as_json: bool) -> Non
 
 
 @track_command.command("import")
-@click.argument(
-    "runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False)
-)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @tracking_uri_option
 @json_option
 def import_(runs: tuple[Path, ...], tracking_uri: str | None, as_json: bool) -> None:
