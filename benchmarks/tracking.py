@@ -10,6 +10,7 @@ last line is one sample of MLflow's own system metrics (where psutil is installe
 from __future__ import annotations
 
 import argparse
+import itertools
 import resource
 import statistics
 import sys
@@ -36,7 +37,7 @@ class Cost(NamedTuple):
 
     per_epoch: list[float]
     in_tracker: list[float]
-    """Of an epoch, spent in the tracker alone."""
+    """Of every epoch, spent in the tracker alone."""
     begin: float
     finish: float
 
@@ -92,7 +93,7 @@ def run(data: Path, runs: Path, uri: str | None, epochs: int) -> Cost:
             )
             ending = time.perf_counter()
         finish = timed.finished_s + time.perf_counter() - ending
-    gaps = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(ends)]
     return Cost(gaps, timed.epochs, begun - started, finish)
 
 
@@ -104,7 +105,7 @@ def system_sample(uri: str) -> None:
         time.process_time()
     print(f"ours, one epoch: {(time.perf_counter() - started) * 1e3:.2f} us")
     try:
-        import psutil  # noqa: F401
+        import psutil  # type: ignore[import-untyped]  # noqa: F401
         from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
         from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
         from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
@@ -135,7 +136,7 @@ def main() -> None:
     """Run in turn and print medians."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=60)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -151,7 +152,7 @@ def main() -> None:
         ways = {"--no-track": None, "SQLite": sqlite, "server on loopback": server.url}
         costs: dict[str, list[Cost]] = {way: [] for way in ways}
         try:
-            for way, uri in ways.items():
+            for uri in ways.values():
                 run(data, folder, uri, 2)  # imports, tables, compiled kernels
             for n in range(arguments.rounds):
                 order = list(ways) if n % 2 == 0 else list(ways)[::-1]
@@ -159,13 +160,15 @@ def main() -> None:
                     costs[way].append(run(data, folder, ways[way], arguments.epochs))
         finally:
             server.kill()
+        plain = statistics.fmean(s for cost in costs["--no-track"] for s in cost.per_epoch)
         for way, found in costs.items():
+            mean = statistics.fmean(s for cost in found for s in cost.per_epoch)
             epochs = [s for cost in found for s in cost.per_epoch]
             inside = [s for cost in found for s in cost.in_tracker]
             print(
-                f"{way}: epoch {statistics.median(epochs) * 1e3:.1f} ms, of it in the tracker"
-                f" {statistics.median(inside) * 1e3:.2f} ms (90 % below"
-                f" {statistics.quantiles(inside, n=10)[-1] * 1e3:.2f}); once a run: begin"
+                f"{way}: epoch {statistics.median(epochs) * 1e3:.1f} ms (mean {mean / plain:.3f} of"
+                f" --no-track); in the tracker mean {statistics.fmean(inside) * 1e3:.2f} ms, at most"
+                f" {max(inside) * 1e3:.1f}; once a run: begin"
                 f" {statistics.median(c.begin for c in found) * 1e3:.0f} ms, finish"
                 f" {statistics.median(c.finish for c in found) * 1e3:.0f} ms"
             )

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import resource
@@ -54,6 +55,9 @@ SYSTEM_FILE = "system.csv"
 
 SHOWN_FILES = ("record.json", "history.csv", "predictions.npz", "model.safetensors")
 """Of a run folder, besides pictures: what MLflow shows. Nothing of it is a pickle."""
+
+SEND_EVERY_S = 2.0
+"""Epochs shorter than this are sent together, so that a quick run is not slowed."""
 
 RETRY_AFTER_S = 60.0
 """A run that ends so long after a failure tries once to send what waits."""
@@ -138,6 +142,8 @@ class Tracker(NullTracker):
         )
         self._store: Store | None = None
         self._spool: Spool | None = None
+        self._epochs: list[Metrics] = []  # not sent yet
+        self._sent_at = -math.inf
         self._failed_at: float | None = None
         self._warned = self._lost = False
         self._status: Status = "FINISHED"
@@ -187,14 +193,15 @@ class Tracker(NullTracker):
         }
         self._cpu_s = now_s
         self._keep_system(step, system)
-        self._send(Metrics(step=step, time_ms=_now_ms(), values={**metrics, **system}))
+        self._epochs.append(Metrics(step=step, time_ms=_now_ms(), values={**metrics, **system}))
+        if time.monotonic() - self._sent_at >= SEND_EVERY_S:
+            self._send()
 
     def finish(self, record: RunRecord) -> None:
         """Show the record's figures, and the files of the run folder."""
         if record.status == "diverged":
             self._status = "FAILED"
-        for event in record_events(record, self._folder, _now_ms()):
-            self._send(event)
+        self._send(*record_events(record, self._folder, _now_ms()))
         if (self._folder / "record.json").is_file():
             self._send(record_tag(self._folder))
 
@@ -226,18 +233,23 @@ class Tracker(NullTracker):
         self._begin = self._begin.model_copy(update={"begun": True})
         return store
 
-    def _send(self, event: Event) -> None:
+    def _send(self, *events: Event) -> None:
+        """Send epochs that are kept back, and these events; what cannot be sent goes into the spool."""
+        waiting: list[Event] = [*self._epochs, *events]
+        self._epochs = []
         # mlflow and what lies below raise their own errors, sqlalchemy's, requests' and OSError: any
         # of them costs the view of a run, never the run
         if self._failed_at is None and self._store is not None:
             try:
-                self._store.send(event)
+                self._store.send(*waiting)
+                self._sent_at = time.monotonic()
                 return
             except Exception as error:
                 self._fail(error)
         if self._spool is not None:
             try:
-                self._spool.append(event)
+                for event in waiting:
+                    self._spool.append(event)
             except OSError as error:
                 self._lose(error)
 
@@ -316,8 +328,7 @@ def send_spool(folder: Path, uri: str) -> int:
             if not temporary:
                 here = begin.model_copy(update={"tracking_uri": without_password(uri)})
                 write_run_file(folder, here, run_id)
-            for event in rest:
-                store.send(event)
+            store.send(*rest)
         spool.remove()
         if temporary:
             remove_temporary(folder)

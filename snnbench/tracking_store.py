@@ -7,6 +7,7 @@ parameter or tag has one value, a figure has one value at a step, a file one con
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import sqlite3
@@ -122,11 +123,17 @@ class Store:
             self.client.update_run(self._parent[1], status="RUNNING")
         return self.run_id
 
-    def send(self, event: Event) -> None:
-        """Show what happened in the run that was begun."""
-        if isinstance(event, Metrics):
-            self._send_metrics(event)
-        elif isinstance(event, Tags):
+    def send(self, *events: Event) -> None:
+        """Show what happened in the run that was begun, in this order; figures in a row go together."""
+        for kind, group in itertools.groupby(events, type):
+            if kind is Metrics:
+                self._send_metrics([event for event in group if isinstance(event, Metrics)])
+            else:
+                for event in group:
+                    self._send_one(event)
+
+    def _send_one(self, event: Event) -> None:
+        if isinstance(event, Tags):
             self._send_tags(event)
         elif isinstance(event, Files):
             for name in event.names:
@@ -186,12 +193,13 @@ class Store:
         for part in _parts(list(params.items()), _PARAMS_PER_REQUEST):
             self.client.log_batch(run_id, params=[Param(*item) for item in part])
 
-    def _send_metrics(self, event: Metrics) -> None:
+    def _send_metrics(self, events: Sequence[Metrics]) -> None:
         from mlflow.entities import Metric
 
         there = self._there or ()
         new = [
             Metric(key, value, event.time_ms, event.step)
+            for event in events
             for key, value in event.values.items()
             if (event.step, key) not in there
         ]

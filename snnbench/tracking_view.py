@@ -108,8 +108,7 @@ def import_folder(folder: Path, uri: str) -> Sent:
         record_tag(folder),
     ]
     store.begin(begin, folder)
-    for event in events:
-        store.send(event)
+    store.send(*events)
     return Sent(folder, "sent", len(events) + 1)
 
 

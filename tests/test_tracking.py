@@ -24,6 +24,12 @@ from snnbench.tracking_store import SETTINGS, make_client
 from tests.factories import make_record
 
 
+@pytest.fixture
+def every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every epoch is sent at once, however short."""
+    monkeypatch.setattr(tracking, "SEND_EVERY_S", 0.0)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One store for the tests of this file: a new one costs a second of migrations."""
@@ -213,6 +219,7 @@ def test_epochs_wait_after_a_failure_and_are_sent_in_the_end_where_it_is_long_ag
     monkeypatch: pytest.MonkeyPatch,
     store: str,
     tmp_path: Path,
+    every_epoch: None,
 ) -> None:
     if later:
         monkeypatch.setattr(tracking, "RETRY_AFTER_S", 0.0)
@@ -229,6 +236,14 @@ def test_epochs_wait_after_a_failure_and_are_sent_in_the_end_where_it_is_long_ag
     assert send_spool(tmp_path, store) == (0 if later else 4)
     assert _losses(store, tracker) == expected
     assert _read(store, tracker.run_id).info.status == "FINISHED"
+
+
+def test_short_epochs_are_sent_together_and_none_is_lost(store: str, tmp_path: Path) -> None:
+    with _tracker(store, tmp_path) as tracker:
+        for epoch in range(1, 4):
+            tracker.epoch(epoch, {"loss": 1 / epoch})
+        assert _losses(store, tracker) == [(1, 1.0)]
+    assert _losses(store, tracker) == [(1, 1.0), (2, 1 / 2), (3, 1 / 3)]
 
 
 def test_a_resumed_run_sends_what_waits_before_it_goes_on(store: str, tmp_path: Path) -> None:

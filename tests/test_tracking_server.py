@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from snnbench import tracking
 from snnbench.bench import finished_record, read_history, run_seed
 from snnbench.data_prep.store import SpikeDataset
 from snnbench.record import RunRecord
@@ -216,7 +217,9 @@ def test_the_servers_death_in_mid_run_costs_nothing(
     live: dict[Path, View],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tracking, "SEND_EVERY_S", 0.0)
     died_at: list[float] = []
     ended_at: list[float] = []
 

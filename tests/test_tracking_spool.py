@@ -142,12 +142,13 @@ send, remove = Store.send, Spool.remove
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def counted(store, event):
+def counted(store, *events):
     global left
-    send(store, event)
-    left -= 1
-    if left == 0:
-        die()
+    for event in events:
+        send(store, event)
+        left -= 1
+        if left == 0:
+            die()
 
 Store.send, Spool.remove = counted, die
 sync_folder(Path(sys.argv[2]), sys.argv[3])
