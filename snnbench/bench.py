@@ -199,10 +199,9 @@ def run_seed(
     figures = run_figures(folder, record, dataset, predictions)
     if result.network:
         figures |= before_and_after(spec, dataset, result.network, device)
-    pictures = save_pictures(folder / PICTURES, figures)
+    save_pictures(folder / PICTURES, figures)
     write_record(folder / RECORD_FILE, record)
-    weights = [folder / MODEL_FILE] if predictions is not None else []
-    tracker.finish(record, [folder / RECORD_FILE, *weights, *pictures])
+    tracker.finish(record)
     return record
 
 

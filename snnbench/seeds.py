@@ -44,6 +44,8 @@ class Job:
     track: bool
     tuning_trials: int
     engine: Engine = "auto"
+    tracking_uri: str | None = None
+    """Where MLflow keeps runs; None: its usual place, see `snnbench.tracking.default_uri`."""
 
 
 def run_jobs(
@@ -110,17 +112,9 @@ def _run(
 
 
 def _tracker(job: Job) -> NullTracker:
-    from snnbench.tracking import NullTracker, Tracker, flat_params
+    from snnbench.tracking import NullTracker, seed_tracker
 
-    if not job.track:
-        return NullTracker()
-    return Tracker(
-        experiment=job.spec.task.name,
-        run_name=job.spec.run_id,
-        params=flat_params(job.spec),
-        tags={"synthetic": str(job.spec.task.synthetic)},
-        run_dir=job.folder,
-    )
+    return seed_tracker(job.spec, job.folder, job.tracking_uri) if job.track else NullTracker()
 
 
 def _run_side_by_side(

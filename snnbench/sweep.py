@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     import torch
 
     from snnbench.data_prep.spikes import Spikes
-    from snnbench.train import EpochReport
+    from snnbench.tracking import NullTracker
+    from snnbench.train import EpochReport, FitResult
 
 SearchSpace = Mapping[str, Mapping[str, Any]]
 """Dotted key to {low, high}, with log or step where wanted, or to {choices}."""
@@ -195,6 +196,8 @@ def run_sweep(
     seed: int = 0,
     device: torch.device,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    track: bool = False,
+    tracking_uri: str | None = None,
 ) -> Study:
     """Run trials until the study has `trials` finished ones; those of earlier calls count.
 
@@ -205,12 +208,15 @@ def run_sweep(
     ----------
     sweep : what to search.
     train, valid : spikes to learn from, and to score and prune trials on.
-    folder : where the study's file is or will be; trials themselves leave no files.
+    folder : where the study's file is or will be; trials themselves leave no files but what MLflow
+        could not take.
     timeout_s : no trial begins later than this many seconds after the call.
     seed : a trial's values and its training seed follow from this and its number, so that a sweep in
         two parts is the sweep in one. A study may hold trials of several seeds.
     device : where to compute.
     on_progress : called before and after each trial, and after each epoch.
+    track : show trials in MLflow. What it cannot take waits beside the study, see docs/tracking.md.
+    tracking_uri : where MLflow keeps runs; None: its usual place.
 
     Raises
     ------
@@ -222,6 +228,8 @@ def run_sweep(
     with _one_process(path), _opened(path, create=True) as study:
         study.set_user_attr("overrides", dict(sweep.overrides))
         _mark_killed(study)
+        shown = _Shown(sweep, folder / f"{sweep.name}-trials", track, tracking_uri)
+        shown.remove_killed()
         while True:
             now = _read(study, path)
             tell = partial(_tell, on_progress, now, trials, sweep.base.train.epochs)
@@ -229,7 +237,7 @@ def run_sweep(
             timed_out = timeout_s is not None and time.monotonic() - started >= timeout_s
             if now.finished >= trials or timed_out:
                 return now
-            _run_trial(study, sweep, train, valid, seed, device, tell)
+            _run_trial(study, sweep, train, valid, seed, device, tell, shown)
 
 
 def study_path(folder: Path, name: str) -> Path:
@@ -257,12 +265,14 @@ def _run_trial(
     seed: int,
     device: torch.device,
     tell_epoch: Callable[[int], None],
+    shown: _Shown,
 ) -> None:
     from optuna import TrialPruned
     from optuna.pruners import MedianPruner
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
 
+    from snnbench.bench import epoch_metrics
     from snnbench.train import fit
 
     number = len(study.get_trials(deepcopy=False))
@@ -280,8 +290,19 @@ def _run_trial(
 
     try:
         spec = sweep.trial_spec(sweep.values(trial.params), trial_seed)
-        with tempfile.TemporaryDirectory(prefix="snnbench-trial-") as run:
-            result = fit(spec, train, valid, folder=Path(run), device=device, on_epoch=on_epoch)
+        with shown.trial(number, spec) as (run, tracker):
+
+            def tracked(report: EpochReport) -> None:
+                tracker.epoch(report.epoch, epoch_metrics(report))
+                on_epoch(report)
+
+            try:
+                result = fit(spec, train, valid, folder=run, device=device, on_epoch=tracked)
+            except TrialPruned:
+                shown.end(tracker, run, spec, "pruned")
+                raise
+            state = "complete" if result.validation else DIVERGED
+            shown.end(tracker, run, spec, state, result)
     except TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
     except BaseException:
@@ -293,6 +314,84 @@ def _run_trial(
             study.tell(trial, state=TrialState.FAIL)
         else:
             study.tell(trial, result.validation.accuracy)
+
+
+class _Shown:
+    """Trials in MLflow, where it is asked for; each has a folder of its own as long as it is needed."""
+
+    def __init__(self, sweep: Sweep, folder: Path, track: bool, tracking_uri: str | None) -> None:
+        self._sweep = sweep
+        self._folder = folder
+        self._track = track
+        self._uri = tracking_uri
+
+    @contextmanager
+    def trial(self, number: int, spec: RunSpec) -> Iterator[tuple[Path, NullTracker]]:
+        """Folder and tracker of a trial, until it ends; a pruned one is an end like others."""
+        from optuna import TrialPruned
+
+        from snnbench.tracking import NullTracker, Parent, Tracker, flat_params
+
+        if not self._track:
+            with tempfile.TemporaryDirectory(prefix="snnbench-trial-") as name:
+                yield Path(name), NullTracker()
+            return
+        folder = self._folder / f"trial-{number}"
+        folder.mkdir(parents=True)
+        params = {"overrides": json.dumps(dict(self._sweep.overrides))}
+        params |= {f"search.{key}": json.dumps(table) for key, table in self._sweep.search.items()}
+        name = self._sweep.name
+        tracker = Tracker(
+            experiment=spec.task.name,
+            run_name=f"{name}-trial{number}",
+            params=flat_params(spec),
+            run_dir=folder,
+            tags={"kind": "trial", "trial": str(number), "synthetic": str(spec.task.synthetic)},
+            parent=Parent(kind="sweep", key=name, name=f"sweep {name}", params=params),
+            tracking_uri=self._uri,
+            temporary=True,
+        )
+        pruned: TrialPruned | None = None
+        with tracker:
+            try:
+                yield folder, tracker
+            except TrialPruned as end:
+                pruned = end
+        if pruned:
+            raise pruned
+
+    def end(
+        self,
+        tracker: NullTracker,
+        folder: Path,
+        spec: RunSpec,
+        state: str,
+        result: FitResult | None = None,
+    ) -> None:
+        """Draw how a trial went, and show how it ended."""
+        from snnbench import plots
+        from snnbench.bench import PICTURES, read_history, save_pictures
+        from snnbench.train import HISTORY_FILE
+
+        if not self._track:
+            return
+        history = read_history(folder / HISTORY_FILE) if (folder / HISTORY_FILE).is_file() else {}
+        if history:
+            note = "synthetic data" if spec.task.synthetic else ""
+            title = f"{spec.model.name} on {spec.task.name}, {folder.name}"
+            curves = plots.learning_curves(history, title=title, note=note)
+            save_pictures(folder / PICTURES, {"learning-curves": curves})
+        best = result.validation.accuracy if result and result.validation else None
+        tracker.finish_trial(state, best, len(history.get("epoch", ())))
+
+    def remove_killed(self) -> None:
+        """Remove folders of trials that a kill left, and that have nothing to send."""
+        from snnbench.tracking import remove_temporary
+        from snnbench.tracking_spool import SPOOL_FILE
+
+        for folder in self._folder.glob("trial-*"):
+            if not (folder / SPOOL_FILE).exists():
+                remove_temporary(folder)
 
 
 def _tell(

@@ -1,54 +1,68 @@
-"""MLflow as a view of runs: parameters, metrics per epoch, the record and pictures.
+"""MLflow as a view of runs: parameters, figures per epoch, the record, pictures and weights.
 
-The record in the run folder is the truth; nothing here may stop a training run. Where MLflow fails
-(no server, locked or broken store) one warning is logged, metrics wait in memory and are sent when
-it answers again. This is the only module that imports mlflow, and it does so late.
+The record in the run folder is the truth; nothing here may stop or slow a training run. Where MLflow
+fails (no server, locked or broken store) the user is told once, and everything from there on waits in
+the run folder for `snnbench track sync`. docs/tracking.md says what is shown and where it waits.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import hashlib
 import json
 import logging
+import math
 import os
 import re
+import resource
 import shlex
-import sqlite3
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Literal, Self
 from urllib.parse import unquote
 
 from pydantic import BaseModel
 
-from snnbench.paths import home_dir, write_text
+from snnbench.errors import SnnbenchError, UsageError
+from snnbench.paths import file_sha256, write_text
 from snnbench.record import RunRecord
+from snnbench.spec import RunSpec
+from snnbench.tracking_spool import (
+    SPOOL_FILE,
+    Begin,
+    End,
+    Event,
+    Files,
+    Metrics,
+    Parent,
+    Spool,
+    Tags,
+    open_spool,
+)
+from snnbench.tracking_store import RECORD, Store, local_uri
 
 log = logging.getLogger(__name__)
 
 RUN_FILE = "mlflow.json"
 """In the run folder: which MLflow run shows it, so that a resumed run continues there."""
 
+SYSTEM_FILE = "system.csv"
+"""In the run folder: memory and processor time per epoch."""
+
+SHOWN_FILES = ("record.json", "history.csv", "predictions.npz", "model.safetensors")
+"""Of a run folder, besides pictures: what MLflow shows. Nothing of it is a pickle."""
+
+SEND_EVERY_S = 2.0
+"""Epochs shorter than this are sent together, so that a quick run is not slowed."""
+
 RETRY_AFTER_S = 60.0
-"""After a failure, epochs are kept for so long before MLflow is asked again."""
+"""A run that ends so long after a failure tries once to send what waits."""
 
-_SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what it raises is told once, by us
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for answers
-    # mlflow's own defaults keep a training run waiting for minutes when the server is gone
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
-_STORE_WAIT_S = 30.0
-_PARAMS_PER_REQUEST, _METRICS_PER_REQUEST = 100, 1000  # mlflow's limits
-
-_T = TypeVar("_T")
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class NullTracker:
@@ -66,10 +80,13 @@ class NullTracker:
         pass
 
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of one epoch (from 1)."""
+        """Show the metrics of one epoch (from 1)."""
 
-    def finish(self, record: RunRecord, artifacts: Sequence[Path] = ()) -> None:
-        """Log the record's figures and copy files."""
+    def finish(self, record: RunRecord) -> None:
+        """Show the record's figures, and the files of the run folder."""
+
+    def finish_trial(self, state: str, accuracy: float | None, step: int) -> None:
+        """Show how a trial of a sweep ended, and the files of its folder."""
 
 
 class Tracker(NullTracker):
@@ -86,12 +103,16 @@ class Tracker(NullTracker):
         The run's id, see `RunSpec.run_id`.
     params
         Flat parameters; `flat_params` makes them from a spec.
-    tags
-        MLflow tags; `mlflow.parentRunId` makes a child run.
     run_dir
         The run folder. Where it holds `mlflow.json`, the MLflow run named there is continued.
+    tags
+        MLflow tags.
+    parent
+        The MLflow run above this one, which is made where it is not there.
     tracking_uri
         Where MLflow keeps runs; `default_uri()` where None.
+    temporary
+        Whether the folder has no purpose but to wait, once the run has ended.
     """
 
     def __init__(
@@ -100,30 +121,46 @@ class Tracker(NullTracker):
         experiment: str,
         run_name: str,
         params: Mapping[str, object],
+        run_dir: Path,
         tags: Mapping[str, str] = {},
-        run_dir: Path | None = None,
+        parent: Parent | None = None,
         tracking_uri: str | None = None,
+        temporary: bool = False,
     ) -> None:
         self._uri = tracking_uri or default_uri()
-        self._experiment = experiment
-        self._run_name = run_name
-        self._params = {key: str(value) for key, value in params.items()}
-        self._tags = dict(tags)
-        self._run_file = None if run_dir is None else run_dir / RUN_FILE
-        self._client: Any = None
-        self._run_id: str | None = None
-        self._waiting: list[tuple[str, float, int, int]] = []  # key, value, time in ms, step
-        self._asked_again_at = 0.0
-        self._warned = False
-        self._status = "FINISHED"
+        self._folder = run_dir
+        self._begin = Begin(
+            tracking_uri=without_password(self._uri),
+            experiment=experiment,
+            run_name=run_name,
+            token=uuid.uuid4().hex,
+            params={key: str(value) for key, value in params.items()},
+            tags=dict(tags),
+            time_ms=_now_ms(),
+            parent=parent,
+            temporary=temporary,
+        )
+        self._store: Store | None = None
+        self._spool: Spool | None = None
+        self._epochs: list[Metrics] = []  # not sent yet
+        self._sent_at = -math.inf
+        self._failed_at: float | None = None
+        self._warned = self._lost = False
+        self._status: Status = "FINISHED"
+        self._cpu_s = time.process_time()
 
     @property
     def run_id(self) -> str | None:
         """MLflow's id of the run; None while MLflow could not be reached."""
-        return self._run_id
+        return self._store.run_id if self._store else None
 
     def __enter__(self) -> Self:
-        self._attempt(self._send)
+        try:
+            self._send_what_waits()
+            self._store = self._open()
+        except Exception as error:
+            self._fail(error)
+        self._cpu_s = time.process_time()
         return self
 
     def __exit__(
@@ -135,120 +172,261 @@ class Tracker(NullTracker):
         if kind is not None:
             stopped = issubclass(kind, KeyboardInterrupt | SystemExit)
             self._status = "KILLED" if stopped else "FAILED"
-        self._attempt(self._close)
+        self._send(End(status=self._status, time_ms=_now_ms()))
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+            if time.monotonic() - (self._failed_at or 0) >= RETRY_AFTER_S:
+                try:
+                    self._send_what_waits()
+                except Exception as failure:
+                    log.warning("MLflow at %s: %s", without_password(self._uri), in_a_line(failure))
+        elif self._begin.temporary and self._failed_at is None:
+            remove_temporary(self._folder)
 
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log the metrics of one epoch (from 1)."""
-        self._keep(metrics, step)
-        if time.monotonic() >= self._asked_again_at:
-            self._attempt(self._send)
+        """Show the metrics of one epoch (from 1), and what the process has used of the machine."""
+        now_s = time.process_time()
+        system = {
+            "system/peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "system/cpu_seconds": now_s - self._cpu_s,
+        }
+        self._cpu_s = now_s
+        self._keep_system(step, system)
+        self._epochs.append(Metrics(step=step, time_ms=_now_ms(), values={**metrics, **system}))
+        if time.monotonic() - self._sent_at >= SEND_EVERY_S:
+            self._send()
 
-    def finish(self, record: RunRecord, artifacts: Sequence[Path] = ()) -> None:
-        """Log the record's figures and copy files (the record itself, pictures, weights)."""
+    def finish(self, record: RunRecord) -> None:
+        """Show the record's figures, and the files of the run folder."""
         if record.status == "diverged":
             self._status = "FAILED"
-        self._keep(_summary(record), record.epochs_run)
-        tags = {
+        self._send(*record_events(record, self._folder, _now_ms()))
+        if (self._folder / "record.json").is_file():
+            self._send(record_tag(self._folder))
+
+    def finish_trial(self, state: str, accuracy: float | None, step: int) -> None:
+        """Show how a trial of a sweep ended, and the files of its folder."""
+        if accuracy is not None:
+            values = {"chosen_valid_accuracy": accuracy}
+            self._send(Metrics(step=step, time_ms=_now_ms(), values=values))
+        if state == "diverged":
+            self._status = "FAILED"
+        self._send(Tags(values={"status": state}))
+        self._send(Files(names=shown_files(self._folder)))
+
+    def _open(self) -> Store:
+        """Make the MLflow run, or take up the one in the run folder."""
+        store = Store(self._uri)
+        earlier, run_id = run_file(self._folder), None
+        if earlier.get("tracking_uri") == self._begin.tracking_uri:
+            if token := earlier.get("token"):
+                self._begin = self._begin.model_copy(update={"token": token})
+            run_id = earlier.get("run_id")
+            if run_id is not None and not store.has_run(run_id):
+                run_id = None
+        if run_id is None:
+            # the token first: a process that is killed now finds its MLflow run by it
+            write_run_file(self._folder, self._begin, None)
+        run_id = store.begin(self._begin, self._folder, run_id=run_id)
+        write_run_file(self._folder, self._begin, run_id)
+        self._begin = self._begin.model_copy(update={"begun": True})
+        return store
+
+    def _send(self, *events: Event) -> None:
+        """Send epochs that are kept back, and these events; what cannot be sent goes into the spool."""
+        waiting: list[Event] = [*self._epochs, *events]
+        self._epochs = []
+        # mlflow and what lies below raise their own errors, sqlalchemy's, requests' and OSError: any
+        # of them costs the view of a run, never the run
+        if self._failed_at is None and self._store is not None:
+            try:
+                self._store.send(*waiting)
+                self._sent_at = time.monotonic()
+                return
+            except Exception as error:
+                self._fail(error)
+        if self._spool is not None:
+            try:
+                for event in waiting:
+                    self._spool.append(event)
+            except OSError as error:
+                self._lose(error)
+
+    def _fail(self, error: Exception) -> None:
+        """From here on, events go into the run folder."""
+        self._failed_at = time.monotonic()
+        folder = shlex.quote(str(self._folder))
+        self._warn(error, f"what it should show waits there: snnbench track sync {folder} sends it")
+        if self._spool is not None:
+            return
+        try:
+            self._spool = open_spool(self._folder, create=True)
+            if self._spool is not None and self._spool.is_empty:
+                self._spool.append(self._begin)
+        except Exception as failure:
+            self._lose(failure)
+
+    def _send_what_waits(self) -> None:
+        if (self._folder / SPOOL_FILE).exists():
+            send_spool(self._folder, self._uri)
+
+    def _lose(self, error: Exception) -> None:
+        if not self._lost:
+            self._lost, self._warned = True, False
+            folder = shlex.quote(str(self._folder))
+            self._warn(error, f"snnbench track import {folder} shows it when it has finished")
+
+    def _warn(self, error: Exception, consequence: str) -> None:
+        if self._warned:
+            return
+        self._warned = True
+        log.warning(
+            "MLflow at %s: %s; the run goes on and its record will be complete; %s",
+            without_password(self._uri),
+            in_a_line(error),
+            consequence,
+        )
+
+    def _keep_system(self, step: int, system: Mapping[str, float]) -> None:
+        path = self._folder / SYSTEM_FILE
+        try:
+            with open(path, "a", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                if file.tell() == 0:
+                    writer.writerow(["epoch", *system])
+                writer.writerow([step, *(f"{value:.6g}" for value in system.values())])
+        except OSError as error:
+            self._warn(error, "memory and processor time are lost")
+
+
+def send_spool(folder: Path, uri: str) -> int:
+    """Send what waits in a run folder and remove the spool; returns the number of events, 0 without one.
+
+    A call that is killed leaves the spool, and the next one sends nothing twice.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process uses the spool.
+    SnnbenchError
+        It is damaged, or the store has lost the run.
+    Exception
+        Whatever MLflow raises.
+    """
+    spool = open_spool(folder)
+    if spool is None:
+        return 0
+    with spool:
+        events = spool.read()
+        temporary = False
+        if events:
+            store, (begin, *rest) = Store(uri), events
+            assert isinstance(begin, Begin)  # as read() has found
+            temporary = begin.temporary
+            run_id = store.begin(begin, folder)
+            if not temporary:
+                here = begin.model_copy(update={"tracking_uri": without_password(uri)})
+                write_run_file(folder, here, run_id)
+            store.send(*rest)
+        spool.remove()
+        if temporary:
+            remove_temporary(folder)
+    return len(events)
+
+
+def record_events(record: RunRecord, folder: Path, time_ms: int) -> Iterator[Event]:
+    """What MLflow is told of a finished run, but for its epochs, its end and its `record_tag`."""
+    yield Metrics(step=record.epochs_run, time_ms=time_ms, values=_summary(record))
+    yield Tags(
+        values={
             "status": record.status,
             "data_fingerprint": record.data.fingerprint,
             "commit": record.environment.commit or "unknown",
         }
+    )
+    yield Files(names=shown_files(folder))
 
-        def send() -> None:
-            self._send()
-            for key, value in tags.items():
-                self._client.set_tag(self._run_id, key, value)
-            for path in artifacts:
-                self._client.log_artifact(self._run_id, str(path))
 
-        self._attempt(send)
+def record_tag(folder: Path) -> Tags:
+    """The record's digest, which comes last: a run that has it shows the whole record."""
+    return Tags(values={RECORD: file_sha256(folder / "record.json")})
 
-    def _keep(self, metrics: Mapping[str, float], step: int) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        self._waiting += [(key, float(value), now_ms, step) for key, value in metrics.items()]
 
-    def _attempt(self, action: Callable[[], None]) -> None:
-        # mlflow and what lies below raise their own errors, sqlalchemy's, requests' and OSError: any
-        # of them costs the view of a run, never the run
-        try:
-            action()
-        except Exception as error:
-            self._asked_again_at = time.monotonic() + RETRY_AFTER_S
-            if not self._warned:
-                self._warned = True
-                first_line = (str(error).splitlines() or [""])[0]
-                log.warning(
-                    "MLflow at %s: %s: %s; the run goes on and its record will be complete",
-                    _without_password(self._uri),
-                    type(error).__name__,
-                    _without_password(first_line)[:300],
-                )
+def shown_files(folder: Path) -> tuple[str, ...]:
+    """Files of a run folder that MLflow shows, by their path in it."""
+    pictures = sorted(
+        path.relative_to(folder).as_posix()
+        for path in (folder / "pictures").glob("*")
+        if path.suffix in (".svg", ".png") and not path.name.startswith(".")
+    )
+    return (*(name for name in SHOWN_FILES if (folder / name).is_file()), *pictures)
 
-    def _open(self) -> None:
-        """Create the MLflow run, or take up the one in the run folder; does nothing when open."""
-        if self._run_id is not None:
-            return
-        with warnings.catch_warnings():
-            # mlflow 3 configures its tables with an option that SQLAlchemy 2.1 deprecates
-            warnings.filterwarnings(
-                "ignore", message="The ``noload`` loader strategy", category=DeprecationWarning
-            )
-            self._client = _client(self._uri)
-        run_id = self._earlier_run()
-        if run_id is None:
-            experiment_id = _experiment_id(self._client, self._experiment, self._uri)
-            run_id = self._client.create_run(
-                experiment_id, run_name=self._run_name, tags=self._tags
-            ).info.run_id
-            if self._run_file is not None:
-                where = {"tracking_uri": _without_password(self._uri), "run_id": run_id}
-                write_text(self._run_file, json.dumps(where, indent=1) + "\n")
-        else:
-            self._client.update_run(run_id, status="RUNNING")
-        self._run_id = run_id
 
-    def _earlier_run(self) -> str | None:
-        """Id of the MLflow run in the run folder, where this store still has it."""
-        if self._run_file is None or not self._run_file.is_file():
-            return None
-        from mlflow.exceptions import MlflowException
+def remove_temporary(folder: Path) -> None:
+    """Remove a trial's folder, but for files that were not written there by a trial."""
+    for name in (*shown_files(folder), "resume.safetensors", SYSTEM_FILE, RUN_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for place in (folder / "pictures", folder, folder.parent):
+        with contextlib.suppress(OSError):  # not there, or not empty
+            place.rmdir()
 
-        try:
-            where = json.loads(self._run_file.read_text("utf-8"))
-            if where["tracking_uri"] != _without_password(self._uri):
-                return None
-            info = self._client.get_run(where["run_id"]).info
-        except (ValueError, KeyError, TypeError):
-            return None  # not a file of ours: the new run's replaces it
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-        return str(info.run_id) if info.lifecycle_stage == "active" else None
 
-    def _send(self) -> None:
-        """Send everything that waits; what was sent waits no longer, also where a later part fails."""
-        self._open()
-        from mlflow.entities import Metric, Param
+def bench_parent(spec: RunSpec) -> Parent:
+    """The MLflow run above all seeds of this run."""
+    params = flat_params(spec)
+    del params["seed"]
+    digest = hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:16]
+    name = f"{spec.task.name}-{spec.model.name}"
+    return Parent(kind="bench", key=f"{name}-{digest}", name=name, params=params)
 
-        for names in _parts(list(self._params), _PARAMS_PER_REQUEST):
-            self._client.log_batch(
-                self._run_id, params=[Param(name, self._params[name]) for name in names]
-            )
-            for name in names:
-                del self._params[name]
-        for part in _parts(self._waiting, _METRICS_PER_REQUEST):
-            self._client.log_batch(self._run_id, metrics=[Metric(*metric) for metric in part])
-            del self._waiting[: len(part)]
 
-    def _close(self) -> None:
-        self._send()
-        self._client.set_terminated(self._run_id, self._status)
+def seed_tracker(spec: RunSpec, folder: Path, tracking_uri: str | None = None) -> Tracker:
+    """The tracker of one seed."""
+    return Tracker(
+        experiment=spec.task.name,
+        run_name=spec.run_id,
+        params=flat_params(spec),
+        run_dir=folder,
+        tags=seed_tags(spec),
+        parent=bench_parent(spec),
+        tracking_uri=tracking_uri,
+    )
+
+
+def seed_tags(spec: RunSpec) -> dict[str, str]:
+    """Tags of a seed's MLflow run from its beginning."""
+    return {"kind": "seed", "synthetic": str(spec.task.synthetic)}
 
 
 def default_uri() -> str:
     """MLFLOW_TRACKING_URI, or the SQLite store in snnbench's home."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _local_uri()
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_uri()
+
+
+def checked_uri(uri: str) -> str:
+    """A tracking address as a user gives it, a database file's path made absolute.
+
+    Raises
+    ------
+    UsageError
+        It is not an address that MLflow knows.
+    """
+    scheme, colon, rest = uri.partition("://")
+    dialect = scheme.partition("+")[0]
+    if not colon or dialect not in ("http", "https", "sqlite", "postgresql", "mysql", "mssql"):
+        raise UsageError(
+            f"--tracking-uri {without_password(uri)}: is not the address of an MLflow store; it begins"
+            " with http:// or https:// (a server), sqlite:/// (a file), postgresql://, mysql:// or mssql://"
+        )
+    if scheme == "sqlite":
+        path, mark, options = rest.removeprefix("/").partition("?")
+        if not rest.startswith("/") or not unquote(path):
+            raise UsageError(
+                f"--tracking-uri {uri}: a database file is written sqlite:///FOLDER/FILE"
+            )
+        return f"sqlite:///{Path(path).absolute()}{mark}{options}"
+    return uri
 
 
 def ui_command() -> str:
@@ -256,7 +434,7 @@ def ui_command() -> str:
 
     A password in MLFLOW_TRACKING_URI is left out.
     """
-    uri = _without_password(default_uri())
+    uri = without_password(default_uri())
     if uri.startswith(("http://", "https://")):
         return uri
     return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
@@ -273,6 +451,42 @@ def flat_params(spec: BaseModel) -> dict[str, str]:
             yield prefix, str(value)
 
     return dict(walk("", spec.model_dump(mode="json")))
+
+
+def run_file(folder: Path) -> dict[str, str | None]:
+    """Content of a run folder's mlflow.json: tracking_uri, token, run_id; empty without a readable one."""
+    try:
+        content = json.loads((folder / RUN_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}  # not a file of ours: the new run's replaces it
+    return {str(k): v for k, v in content.items() if isinstance(v, str)}
+
+
+def write_run_file(folder: Path, begin: Begin, run_id: str | None) -> None:
+    """Note in a run folder which MLflow run shows it."""
+    content = {"tracking_uri": begin.tracking_uri, "token": begin.token, "run_id": run_id}
+    write_text(folder / RUN_FILE, json.dumps(content, indent=1) + "\n")
+
+
+def without_password(text: str) -> str:
+    """An address, or a text with addresses, without user and password."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error of whatever library in one line, without a password; where the system refused, its word."""
+    if isinstance(error, SnnbenchError):
+        return str(error)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            named = f"{cause.filename}: " if cause.filename else ""
+            return f"{named}{cause.strerror}"
+        cause = cause.__cause__ or cause.__context__
+    first = (str(error).splitlines() or [""])[0]
+    return without_password(f"{type(error).__name__}: {first}")[:300]
 
 
 def _summary(record: RunRecord) -> dict[str, float]:
@@ -297,67 +511,5 @@ def _summary(record: RunRecord) -> dict[str, float]:
     return figures
 
 
-def _local_uri() -> str:
-    # SQLAlchemy reads % and ? of a path as part of the address
-    path = str((home_dir() / "mlflow.db").absolute()).replace("%", "%25").replace("?", "%3F")
-    return f"sqlite:///{path}"
-
-
-def _client(uri: str) -> Any:
-    """A client of the store, whose tables are made first where it is new."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from mlflow.tracking import MlflowClient
-
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each retry is a warning
-    if not uri.startswith("sqlite:///"):
-        return MlflowClient(uri)
-    path = Path(unquote(uri.removeprefix("sqlite:///").split("?")[0]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _one_process(path.with_name(f"{path.name}.lock")):
-        # mlflow retries for 100 s to open a file that cannot be opened: find out first
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            database.execute("PRAGMA schema_version")
-        return MlflowClient(uri)
-
-
-@contextlib.contextmanager
-def _one_process(lock: Path) -> Iterator[None]:
-    """Let one process at a time create a store: mlflow's own start is not safe for two."""
-    import fcntl
-
-    deadline = time.monotonic() + _STORE_WAIT_S
-    with open(lock, "w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"another process holds {lock}") from None
-                time.sleep(0.05)
-        yield
-
-
-def _experiment_id(client: Any, name: str, uri: str) -> str:
-    """Id of the experiment called `name`, which is created where there is none."""
-    from mlflow.exceptions import MlflowException
-
-    if found := client.get_experiment_by_name(name):
-        return str(found.experiment_id)
-    # a local store keeps files beside it; a server knows better where its own go
-    local = home_dir().absolute() / "mlartifacts" / name if uri == _local_uri() else None
-    try:
-        return str(client.create_experiment(name, local.as_uri() if local else None))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return str(client.get_experiment_by_name(name).experiment_id)  # another process was first
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
-
-
-def _parts(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

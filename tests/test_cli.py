@@ -23,6 +23,7 @@ import torch
 
 from snnbench.cli import COMMANDS, cli
 from snnbench.data_prep.store import SpikeDataset
+from snnbench.tracking_spool import SPOOL_FILE, Begin
 from tests.commands import ROOT, many_digits, snnbench, start, strict_json, wait_for
 from tests.tiny_data import RATE_HZ, digit_name, write_dataset, write_digits
 
@@ -108,6 +109,8 @@ JSON_COMMANDS: dict[str, Callable[[World, Path], list[object]]] = {
     "import nir": lambda w, t: [
         *("import", "nir", exported(w, t), "--out", t / "net.safetensors", "--data", w.data),
     ],
+    "track sync": lambda w, t: ["track", "sync", waiting(w.run, t)],
+    "track import": lambda w, t: ["track", "import", w.run, *view_in(t)],
     "env": lambda w, t: ["env"],
 }
 
@@ -116,6 +119,26 @@ def exported(world: World, folder: Path) -> Path:
     path = folder / "net.nir"
     assert snnbench("export", "nir", world.run, "--out", path).code == 0
     return path
+
+
+def view_in(folder: Path) -> list[object]:
+    return ["--tracking-uri", f"sqlite:///{folder}/view.db"]
+
+
+def waiting(run: Path, folder: Path) -> Path:
+    """A copy of a run folder with a start that waits to be sent."""
+    shutil.copytree(run, folder)
+    begin = Begin(
+        tracking_uri=f"sqlite:///{folder}/view.db",
+        experiment="hd",
+        run_name=run.name,
+        token="a token",
+        params={},
+        tags={},
+        time_ms=1,
+    )
+    (folder / SPOOL_FILE).write_text(begin.model_dump_json() + "\n")
+    return folder
 
 
 @pytest.mark.parametrize("name", JSON_COMMANDS)

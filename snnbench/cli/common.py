@@ -22,6 +22,25 @@ def json_option(command: Command) -> Command:
     )(command)
 
 
+def tracking_uri_option(command: Command) -> Command:
+    """Add `--tracking-uri`, passed on as `tracking_uri`, None where it is not given."""
+
+    def checked(context: click.Context, parameter: click.Parameter, uri: str | None) -> str | None:
+        if uri is None:
+            return None
+        from snnbench.tracking import checked_uri
+
+        return checked_uri(uri)
+
+    return click.option(
+        "--tracking-uri",
+        metavar="URI",
+        callback=checked,
+        help="MLflow server (http://HOST:PORT) or database (sqlite:///FILE); default: MLFLOW_TRACKING_URI,"
+        " or SNNBENCH_HOME/mlflow.db.",
+    )(command)
+
+
 def set_option(command: Command) -> Command:
     """Add `--set KEY=VALUE`, passed on as the tuple `assignments`."""
     return click.option(

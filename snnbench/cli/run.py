@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snnbench.cli.common import answer, json_option, note, progress_bar, set_option, table
+from snnbench.cli.common import (
+    answer,
+    json_option,
+    note,
+    progress_bar,
+    set_option,
+    table,
+    tracking_uri_option,
+)
 from snnbench.errors import SnnbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -81,6 +89,7 @@ track_option = click.option(
 @protocol_option
 @tuning_option
 @track_option
+@tracking_uri_option
 @json_option
 def train_command(
     task: str,
@@ -97,6 +106,7 @@ def train_command(
     protocol: str | None,
     tuning_trials: int,
     track: bool,
+    tracking_uri: str | None,
     as_json: bool,
 ) -> None:
     """Train MODEL on TASK with one seed, and test it once.
@@ -136,6 +146,7 @@ def train_command(
             device=device,
             engine=engine,
             track=track,
+            tracking_uri=tracking_uri,
             tuning_trials=tuning_trials,
             profile=measured,
         )
@@ -164,6 +175,7 @@ def train_command(
 @protocol_option
 @tuning_option
 @track_option
+@tracking_uri_option
 @json_option
 def bench_command(
     task: str,
@@ -178,6 +190,7 @@ def bench_command(
     protocol: str | None,
     tuning_trials: int,
     track: bool,
+    tracking_uri: str | None,
     as_json: bool,
 ) -> None:
     """Train MODEL on TASK with several seeds under the task's protocol.
@@ -205,6 +218,7 @@ def bench_command(
             device=device,
             engine=engine,
             track=track,
+            tracking_uri=tracking_uri,
             workers=workers,
             tuning_trials=tuning_trials,
         )
@@ -371,6 +385,7 @@ def run_seeds(
     workers: int | None = None,
     tuning_trials: int = 0,
     profile: NoProfile | None = None,
+    tracking_uri: str | None = None,
 ) -> list[RunRecord]:
     """Run every spec that has no record yet, with progress; returns all records."""
     from snnbench.bench import finished_record
@@ -384,7 +399,9 @@ def run_seeds(
         if record := finished_record(folder):
             told = f", after {record.tuning_trials} tuning trials" if tuning_trials else ""
             note(f"{folder.name}: finished already{told}, with {engine_name(record)}")
-        jobs.append(Job(spec, folder, dataset.path, device, track, tuning_trials, chosen))
+        jobs.append(
+            Job(spec, folder, dataset.path, device, track, tuning_trials, chosen, tracking_uri)
+        )
     missing = [job for job in jobs if not finished_record(job.folder)]
     if missing:
         check_memory(missing[0], dataset, at_once=min(workers, len(missing)))

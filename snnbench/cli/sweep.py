@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snnbench.cli.common import answer, json_option, note, progress_bar, set_option, table
-from snnbench.cli.run import data_option, device_option, opened_data
+from snnbench.cli.common import (
+    answer,
+    json_option,
+    note,
+    progress_bar,
+    set_option,
+    table,
+    tracking_uri_option,
+)
+from snnbench.cli.run import data_option, device_option, opened_data, track_option
 from snnbench.errors import SnnbenchError, unknown_name
 
 if TYPE_CHECKING:
@@ -47,6 +55,8 @@ def sweep_command() -> None:
 @device_option
 @set_option
 @studies_option
+@track_option
+@tracking_uri_option
 @json_option
 def run(
     task: str,
@@ -58,6 +68,8 @@ def run(
     device: str,
     assignments: tuple[str, ...],
     out: Path | None,
+    track: bool,
+    tracking_uri: str | None,
     as_json: bool,
 ) -> None:
     """Try values from the model's search space, until so many trials are finished.
@@ -95,6 +107,8 @@ def run(
                 seed=seed,
                 device=chosen_device,
                 on_progress=on_progress,
+                track=track,
+                tracking_uri=tracking_uri,
             )
     if study.finished < trials:
         note(f"time is up after {study.finished} of {trials} trials; the same command goes on")
