@@ -86,6 +86,7 @@ JSON_COMMANDS: dict[str, Callable[[World, Path], list[object]]] = {
         *("--out", w.run.parent, *QUICK),
     ],
     "eval": lambda w, t: ["eval", w.run, "--data", w.data],
+    "audit": lambda w, t: ["audit", w.run, "--data", w.data],
     "board add": lambda w, t: [
         *("board", "add", w.run, "--board", t / "board"),
         *("--authors", "A. Turing", "--provisional"),
