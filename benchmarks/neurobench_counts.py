@@ -27,7 +27,8 @@ from pathlib import Path
 
 from beside_neurobench.baselines import cnn, lstm
 from beside_neurobench.findings import table
-from beside_neurobench.spiking import feedforward, pruned, recurrent, several_spikes_in_a_bin
+from beside_neurobench.spiking import feedforward, large, pruned, recurrent, several_spikes_in_a_bin
+
 from snnbench.paths import write_text
 
 
@@ -36,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="write the table there, too")
     arguments = parser.parse_args()
-    parts = (feedforward, recurrent, several_spikes_in_a_bin, pruned, lstm, cnn)
+    parts = (feedforward, recurrent, several_spikes_in_a_bin, pruned, large, lstm, cnn)
     findings = [finding for part in parts for finding in part()]
     text = table(findings)
     print(text)

@@ -78,8 +78,8 @@ def cnn() -> Iterator[Finding]:
         "effective ACs",
         [layers[name].effective_acs for name in LAYERS],
         by_layer(theirs, ACS),
-        "a spike meets as many weights as the mean input in ours, those zeros included; NeuroBench counts those"
-        " that it meets in its place",
+        "a spike meets as many weights as the mean input in ours, those zeros included; in NeuroBench, those"
+        " at its place",
         [met[0], 0.0, 0.0],
     )
     yield Finding(

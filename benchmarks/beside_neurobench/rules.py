@@ -19,8 +19,8 @@ def by_neurobench_rule(ours: Counted, batch_size: int = BATCH) -> dict[str, list
     """Effective operations per sample and layer by what we take for NeuroBench's rule, from the spikes.
 
     One operation for each input that is not 0 and each weight that is not 0. Those of a batch in one step and
-    one matrix are multiply-accumulates, all of them, if any of its inputs is not 0, 1 or -1. Recurrent matrices
-    hear the step before.
+    one matrix are multiply-accumulates, all of them, if any of its inputs is not 0, 1 or -1. Recurrent
+    matrices hear the step before.
     """
     found = {kind: dict.fromkeys(LAYERS, 0.0) for kind in (ACS, MACS)}
     for name, source, weight, recurrent in synapses(ours.network):
@@ -33,6 +33,17 @@ def by_neurobench_rule(ours: Counted, batch_size: int = BATCH) -> dict[str, list
                 kind = MACS if (batch > 1).any() else ACS
                 found[kind][name] += float(((batch != 0).sum(dim=0) * fan_out).sum()) / N_SAMPLES
     return {kind: list(layers.values()) for kind, layers in found.items()}
+
+
+def by_our_rule(ours: Counted) -> list[float]:
+    """Accumulates per sample and layer as docs/protocol.md has them, from the spikes.
+
+    k for each input of k spikes and each weight, also of 0. Recurrent matrices hear their own step.
+    """
+    found = dict.fromkeys(LAYERS, 0.0)
+    for name, source, weight, _ in synapses(ours.network):
+        found[name] += float(ours.spikes[source].sum()) * len(weight) / N_SAMPLES
+    return list(found.values())
 
 
 def synapses(network: SpikingNetwork) -> Iterator[tuple[str, int, Tensor, bool]]:

@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from neurobench.metrics.static import Footprint, ParameterCount
+from neurobench.metrics.utils.layers import single_layer_MACs
 from neurobench.metrics.workload import SynapticOperations
 from neurobench.models import SNNTorchModel, TorchModel
+from torch import nn
 
 from beside_neurobench.findings import Finding
 from beside_neurobench.ours import HIDDEN, LAYERS, N_CLASSES, N_SAMPLES, Counted, count
-from beside_neurobench.rules import by_neurobench_rule, size_of_buffers
+from beside_neurobench.rules import by_neurobench_rule, by_our_rule, size_of_buffers
 from beside_neurobench.theirs import (
     ACS,
     BATCH,
@@ -25,13 +28,16 @@ from beside_neurobench.theirs import (
     neurobench,
 )
 from snnbench.evaluate import footprint
+from snnbench.sizes import LayerSize
 
 
 def feedforward() -> Iterator[Finding]:
     """Spikes 0 and 1, no recurrence: all the work agrees."""
     name, ours = "feedforward", count(recurrent=False)
     twin, theirs = of_snntorch(ours)
-    yield from general(name, ours, theirs, twin)
+    yield from dense(name, ours, theirs)
+    yield from sparsity(name, ours, theirs)
+    yield from size(name, ours, theirs, twin)
     yield from effective(name, ours, theirs)
     sizes = [*HIDDEN, N_CLASSES]
     quiet = [*ours.evaluation.activation_sparsity.values()]
@@ -41,7 +47,7 @@ def feedforward() -> Iterator[Finding]:
         "activation sparsity of all layers",
         [np.average(quiet, weights=HIDDEN)],
         [theirs["ActivationSparsity"]],
-        "every snnTorch neuron is a layer to NeuroBench, so the readout's, which send no spikes, count as quiet",
+        "the readout of snnTorch is a layer of neurons to NeuroBench, and all of it is quiet",
         [np.average([*quiet, readout], weights=sizes)],
     )
     biased = Twin(ours.network, bias=True)
@@ -67,7 +73,9 @@ def recurrent() -> Iterator[Finding]:
     """Recurrent layers; the footprint after a run; our own modules in place of the twin."""
     name, ours = "recurrent", count(recurrent=True)
     twin, theirs = of_snntorch(ours)
-    yield from general(name, ours, theirs, twin)
+    yield from dense(name, ours, theirs)
+    yield from sparsity(name, ours, theirs)
+    yield from size(name, ours, theirs, twin)
     yield from effective(
         name,
         ours,
@@ -104,7 +112,7 @@ def recurrent() -> Iterator[Finding]:
         "dense operations",
         [ours.evaluation.operations.dense_macs],
         [itself["SynapticOperations"][DENSE]],
-        "NeuroBench sees `nn.Linear`, `nn.Conv*d` and recurrent cells only, and our weights are plain parameters",
+        "NeuroBench looks for `nn.Linear`, `nn.Conv*d` and recurrent cells; our weights are plain parameters",
         [0.0],
     )
 
@@ -113,11 +121,11 @@ def several_spikes_in_a_bin() -> Iterator[Finding]:
     """Counts above 1 in the input."""
     name, ours = "feedforward, input counts", count(recurrent=False, bin_mode="count")
     assert ours.spikes[0].max() > 1
-    twin, theirs = of_snntorch(ours)
-    yield from general(name, ours, theirs, twin)
+    _, theirs = of_snntorch(ours)
+    yield from dense(name, ours, theirs)
     why = (
-        "k spikes in a bin are k accumulates in ours, one operation in NeuroBench; if a batch has such a bin, all"
-        " of its operations in this step and matrix are MACs"
+        "k spikes in a bin are k accumulates in ours, one operation in NeuroBench; if a batch has such a bin,"
+        " all of its operations in this step and matrix are MACs"
     )
     yield from effective(name, ours, theirs, why, [ACS, MACS])
     for batch_size in (1, N_SAMPLES):
@@ -135,8 +143,9 @@ def several_spikes_in_a_bin() -> Iterator[Finding]:
 def pruned() -> Iterator[Finding]:
     """Every other weight is 0."""
     name, ours = "feedforward, half of the weights 0", count(recurrent=False, pruned=True)
-    twin, theirs = of_snntorch(ours)
-    yield from general(name, ours, theirs, twin)
+    _, theirs = of_snntorch(ours)
+    yield from dense(name, ours, theirs)
+    yield from sparsity(name, ours, theirs)
     yield from effective(
         name,
         ours,
@@ -146,15 +155,34 @@ def pruned() -> Iterator[Finding]:
     )
 
 
-def general(name: str, ours: Counted, theirs: dict[str, Any], twin: Twin) -> Iterator[Finding]:
-    """What has to be equal in every network, and what of its kind never is."""
-    layers = ours.evaluation.operations.layers
-    dense = [layers[layer].dense for layer in LAYERS]
-    yield Finding(name, "dense operations", dense, by_layer(theirs, DENSE))
-    # the whole network's number is that of its connections
+def large() -> Iterator[Finding]:
+    """More operations at once than float32 has whole numbers."""
+    n_units, n_samples = 4097, 3
+    layer = nn.Linear(n_units, n_units, bias=False)
+    with torch.no_grad():
+        theirs, _ = single_layer_MACs(torch.ones(n_samples, n_units), layer, total=True)
+    ours = n_samples * LayerSize("hidden1", n_units, n_units, recurrent=False).macs(n_steps=1)
+    yield Finding(
+        f"one matrix of {n_units:,} x {n_units:,}",
+        f"dense operations of {n_samples} samples in one step",
+        [ours],
+        [theirs],
+        "NeuroBench adds up in float32, which is exact to 16,777,216 for a batch, step and matrix",
+        [float(np.float32(ours))],
+    )
+
+
+def dense(name: str, ours: Counted, theirs: dict[str, Any]) -> Iterator[Finding]:
+    """Equal in every network, layer by layer and in all."""
+    operations = ours.evaluation.operations
+    mine = [operations.layers[layer].dense for layer in LAYERS]
+    yield Finding(name, "dense operations", mine, by_layer(theirs, DENSE))
     total = [theirs["SynapticOperations"][DENSE]]
-    yield Finding(name, "the same in all", [ours.evaluation.operations.dense_macs], total)
-    yield Finding(name, "parameters", [ours.network.n_parameters], [theirs["ParameterCount"]])
+    yield Finding(name, "dense operations of all layers", [operations.dense_macs], total)
+
+
+def sparsity(name: str, ours: Counted, theirs: dict[str, Any]) -> Iterator[Finding]:
+    """Equal in every network, too."""
     held = footprint(ours.network, ours.evaluation.activation_sparsity)
     yield Finding(
         name,
@@ -163,18 +191,26 @@ def general(name: str, ours: Counted, theirs: dict[str, Any], twin: Twin) -> Ite
         [theirs["ConnectionSparsity"]],
         tolerance=5e-5,  # it rounds to four decimals
     )
-    quiet = list(held.activation_sparsity.values())
-    theirs_quiet = theirs["ActivationSparsityByLayer"]
+    quiet = theirs["ActivationSparsityByLayer"]
     yield Finding(
-        name, "activation sparsity", quiet, [theirs_quiet["hidden1"], theirs_quiet["hidden2"]]
+        name,
+        "activation sparsity",
+        list(held.activation_sparsity.values()),
+        [quiet["hidden1"], quiet["hidden2"]],
     )
+
+
+def size(name: str, ours: Counted, theirs: dict[str, Any], twin: Twin) -> Iterator[Finding]:
+    """Parameters, and memory, for which `twin` must not have run."""
+    yield Finding(name, "parameters", [ours.network.n_parameters], [theirs["ParameterCount"]])
+    n_bytes = footprint(ours.network, {}).n_bytes
     yield Finding(
         name,
         "footprint, bytes",
-        [held.n_bytes],
+        [n_bytes],
         [theirs["Footprint"]],
         "snnTorch keeps constants of its neurons as buffers, ours are numbers in the spec",
-        [held.n_bytes + size_of_buffers(twin)],
+        [n_bytes + size_of_buffers(twin)],
     )
 
 
@@ -188,6 +224,7 @@ def effective(
         MACS: [layers[layer].effective_macs for layer in LAYERS],
     }
     rule = by_neurobench_rule(ours)
+    recounted = {ACS: by_our_rule(ours), MACS: [0.0] * len(LAYERS)}
     for kind, label in ((ACS, "effective ACs"), (MACS, "effective MACs")):
         differs = kind in kinds
         yield Finding(
@@ -197,6 +234,7 @@ def effective(
             by_layer(theirs, kind),
             why if differs else "",
             rule[kind] if differs else None,
+            recounted[kind],
         )
 
 
