@@ -1,7 +1,7 @@
 """Our counts of work beside NeuroBench's, on the same small networks with the same spikes.
 
     python -m venv neurobench-env
-    neurobench-env/bin/pip install . snntorch==1.0.0
+    neurobench-env/bin/pip install --constraint constraints.txt . snntorch==1.0.0
     neurobench-env/bin/pip install --no-deps neurobench==2.3.0 torchaudio==2.11.0
     neurobench-env/bin/python benchmarks/neurobench_counts.py [--out TABLE.md]
 
