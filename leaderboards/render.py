@@ -54,7 +54,7 @@ PAGE_COLUMNS = {
     "origin": "Board",
 }
 """The page has room for two more."""
-SYNTHETIC = "SYNTHETIC SPEECH"
+SYNTHETIC = "SYNTHETIC DATA"
 MARKS = {
     "P": "the paper's own text",
     "C": "released code, or a data or log file released with it",
@@ -168,7 +168,7 @@ def markdown(tables: Sequence[Table]) -> str:
     for table in tables:
         if table.task.synthetic:
             lines += [
-                f"**{SYNTHETIC}**: made by a speech synthesiser, not recorded from people.",
+                f"**{SYNTHETIC}**: made by a program, not recorded.",
                 "",
             ]
         lines += [legend(table), ""]

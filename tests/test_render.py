@@ -136,9 +136,9 @@ def test_ids_are_unique_and_references_lead_somewhere(board):
 
 def test_synthetic_speech_is_labelled_everywhere(board):
     files = render_board(tables_of(board))
-    assert "SYNTHETIC SPEECH" in files["digits-synthetic.md"]
-    assert "SYNTHETIC SPEECH" not in files["hd.md"]
-    assert files["index.html"].count("SYNTHETIC SPEECH") == 1
+    assert "SYNTHETIC DATA" in files["digits-synthetic.md"]
+    assert "SYNTHETIC DATA" not in files["hd.md"]
+    assert files["index.html"].count("SYNTHETIC DATA") == 1
     assert next(csv.DictReader(io.StringIO(files["digits-synthetic.csv"])))["synthetic"] == "true"
 
 
