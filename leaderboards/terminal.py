@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from snnbench.leaderboards.render import COLUMNS, SYNTHETIC, cells, legend, plain
+from snnbench.leaderboards.render import (
+    COLUMNS,
+    LITERATURE_COLUMNS,
+    LITERATURE_LEGEND,
+    LITERATURE_TITLE,
+    SYNTHETIC,
+    PublishedResult,
+    cells,
+    explained,
+    legend,
+    literature_cells,
+    plain,
+)
 from snnbench.leaderboards.table import Table
 
 if TYPE_CHECKING:
@@ -44,6 +56,33 @@ class TerminalTables:
                 grid.add_row(*(Text(text, no_wrap=True) for text in texts))
             yield grid
             yield Text(legend(table), "dim")
+
+
+@dataclass(frozen=True)
+class TerminalLiterature:
+    """Published results by task, which rich draws apart from any board."""
+
+    literature: Mapping[str, Sequence[PublishedResult]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        from rich import box
+        from rich.table import Table as Grid
+        from rich.text import Text
+
+        for task, rows in self.literature.items():
+            yield Text.assemble("\n", (f"{LITERATURE_TITLE}: {task}", "bold"))
+            grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+            for key, title in LITERATURE_COLUMNS.items():
+                numeric = key in ("year", "accuracy", "parameters")
+                # names, sources and notes wrap where the terminal is narrow; figures do not
+                wraps = key in ("name", "source", "note")
+                grid.add_column(title, justify="right" if numeric else "left", no_wrap=not wraps)
+            for row in rows:
+                grid.add_row(*(Text(plain(text)) for text in literature_cells(row).values()))
+            yield grid
+            marks, protocols = explained(rows)
+            for line in (LITERATURE_LEGEND, f"Known from: {marks}.", f"Epoch chosen: {protocols}."):
+                yield Text(line, "dim")
 
 
 def _layout(table: Table, width: int) -> dict[str, list[str]]:

@@ -191,10 +191,11 @@ def test_empty_board_is_a_page_that_says_so():
 # ---------------------------------------------------------------- published results
 
 
-def test_published_results_are_on_the_page_and_nowhere_else(board):
+def test_published_results_are_on_the_page_and_below_the_table_and_nowhere_else(board):
     tables = tables_of(board)
     files, without = render_board(tables, LITERATURE), render_board(tables)
-    assert {name for name in files if files[name] != without[name]} == {"index.html"}
+    assert {name for name in files if files[name] != without[name]} == {"hd.md", "index.html"}
+    assert files["hd.md"].startswith(without["hd.md"])
     text = Page(files["index.html"]).text
     for words in ("Big net", "Far net", "test-picked", *PROTOCOLS.values(), *MARKS.values()):
         assert words in text

@@ -10,6 +10,7 @@ import click
 from snnbench.cli.common import answer, json_option, note
 
 if TYPE_CHECKING:
+    from snnbench.leaderboards.literature import LiteratureRow
     from snnbench.leaderboards.table import Table
     from snnbench.leaderboards.verify import Verified
 
@@ -145,6 +146,7 @@ def build(
     Example: snnbench board build --out page --open
     """
     from snnbench.errors import SnnbenchError
+    from snnbench.leaderboards.literature import all_literature
     from snnbench.leaderboards.render import render_board
     from snnbench.paths import home_dir, write_text
 
@@ -154,7 +156,7 @@ def build(
         raise SnnbenchError(
             "\n".join(["a board with entries that do not verify is not built:", *failed])
         )
-    files = render_board(tables)
+    files = render_board(tables, all_literature())
     if check:
         stale = [name for name, text in files.items() if not _is_fresh(out / name, text)]
         lines = [f"{out / name}: stale; run `snnbench board build`" for name in stale]
@@ -180,30 +182,50 @@ def build(
 @board_command.command()
 @click.argument("task", required=False)
 @board_option
+@click.option(
+    "--literature",
+    is_flag=True,
+    help="Below, list results that others published, with how each is known; never ranked.",
+)
 @json_option
-def show(task: str | None, board: Path | None, as_json: bool) -> None:
+def show(task: str | None, board: Path | None, literature: bool, as_json: bool) -> None:
     """Show the leaderboard of TASK, or of all tasks.
 
     \b
     Example: snnbench board show digits-synthetic
     """
     from snnbench.errors import unknown_name
+    from snnbench.leaderboards.literature import all_literature, as_data
     from snnbench.spec import task_names
 
     tables, failed = _tables(board)
     for line in failed:
         note(f"left out, does not verify: {line}")
+    published = all_literature() if literature else {}
     if task is not None:
         known = {*task_names(), *(table.task.name for table in tables)}
         if task not in known:
             raise unknown_name("task", task, known)
         tables = [table for table in tables if table.task.name == task]
+        published = {name: rows for name, rows in published.items() if name == task}
+        if literature and not published:
+            note(f"no published results are known of {task}")
+    data: Any = [table.as_data() for table in tables]
+    if literature:
+        told = {name: [as_data(row) for row in rows] for name, rows in published.items()}
+        data = {"tables": data, "literature": told}
+    answer(as_json, data, _shown(tables, published))
+
+
+def _shown(tables: list[Table], published: dict[str, tuple[LiteratureRow, ...]]) -> Any:
+    """Leaderboards, and below them published results, as something rich can draw."""
+    from rich.console import Group
+
+    from snnbench.leaderboards.terminal import TerminalLiterature
+
     empty = "no entries yet; train with `snnbench bench`, then `snnbench board add RUN...`"
-    answer(
-        as_json,
-        [table.as_data() for table in tables],
-        terminal_tables(tables) if tables else empty,
-    )
+    board = terminal_tables(tables) if tables else empty
+    return Group(board, TerminalLiterature(published)) if published else board
 
 
 def terminal_tables(tables: list[Table]) -> Any:

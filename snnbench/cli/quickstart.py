@@ -150,10 +150,11 @@ def draw_tradeoff(tables: list[Table], out: Path) -> list[Path]:
 
 def build_page(tables: list[Table], folder: Path) -> Path:
     """Markdown, CSV and HTML of the board; returns the page."""
+    from snnbench.leaderboards.literature import all_literature
     from snnbench.leaderboards.render import render_board
     from snnbench.paths import write_text
 
-    for name, text in render_board(tables).items():
+    for name, text in render_board(tables, all_literature()).items():
         write_text(folder / name, text)
     return folder / "index.html"
 
