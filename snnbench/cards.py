@@ -57,11 +57,14 @@ def model_card(record: RunRecord, licence: str | None) -> str:
     SnnbenchError
         The run is not finished, so that there is no result.
     """
-    if record.test is None or record.validation is None or record.operations is None:
+    if record.test is None or record.operations is None:
         raise SnnbenchError(
             f"{record.run_id}: the run is {record.status}; a card needs a finished one"
         )
     spec, task = record.spec, record.spec.task
+    splits = {"test": record.test}
+    if record.validation is not None:  # class C holds nothing out
+        splits["validation"] = record.validation
     kinds: list[str] = [spec.model.kind]
     if isinstance(spec.model, ModelSpec):
         kinds = ["spiking-neural-network", spec.model.neuron.kind]
@@ -75,10 +78,7 @@ def model_card(record: RunRecord, licence: str | None) -> str:
         "model-index": [
             {
                 "name": record.run_id,
-                "results": [
-                    _result(record, "test", record.test),
-                    _result(record, "validation", record.validation),
-                ],
+                "results": [_result(record, split, counts) for split, counts in splits.items()],
             }
         ],
     }
@@ -86,8 +86,9 @@ def model_card(record: RunRecord, licence: str | None) -> str:
     results = [
         ["test, read once", *_counts(record.test)],
         *([f"test, {name}", *_counts(c)] for name, c in record.test_by_group.items()),
-        ["validation, which chose the epoch", *_counts(record.validation)],
     ]
+    if record.validation is not None:
+        results.append(["validation, which chose the epoch", *_counts(record.validation)])
     spikes = {f"spikes, {name}": f"{n:,.0f}" for name, n in record.operations.spikes.items()}
     per_sample = {
         **spikes,

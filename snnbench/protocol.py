@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+from urllib.parse import quote
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -39,7 +40,7 @@ class Fit(Protocol):
     """`snnbench.train.fit` with all but the samples, the folder and the number of epochs decided."""
 
     def __call__(
-        self, train: Spikes, valid: Spikes | None, folder: Path, epochs: int | None = None
+        self, train: Spikes, valid: Spikes | None, *, folder: Path, epochs: int | None = None
     ) -> FitResult:
         """Train on some samples."""
 
@@ -96,15 +97,15 @@ def learn(spec: RunSpec, dataset: SpikeDataset, folder: Path, fit: Fit) -> Learn
     """
     train, valid = dataset.split("train"), dataset.split("valid")
     if spec.task.protocol == "A":
-        return Learnt(fit(train, valid, folder), {})
+        return Learnt(fit(train, valid, folder=folder), {})
     everything = Selection([train, valid])
     if spec.task.protocol == "C":
-        return Learnt(fit(everything, None, folder), {})
+        return Learnt(fit(everything, None, folder=folder), {})
     folds, diverged = leave_one_out(train, valid, dataset, folder, fit)
     if diverged is not None:
         return Learnt(diverged, {})
     counts = {name: fold.validation for name, fold in folds.items()}
-    result = fit(everything, None, folder, best_epochs(counts))
+    result = fit(everything, None, folder=folder, epochs=best_epochs(counts))
     return Learnt(result, counts, sum(fold.seconds for fold in folds.values()))
 
 
@@ -135,11 +136,12 @@ def leave_one_out(
         )
     folds: dict[str, Fold] = {}
     for group in present:
-        place = folder / FOLDS / names[group]
+        # a name is the data file's own text: as a folder it stays one, below FOLDS
+        place = folder / FOLDS / quote(names[group], safe=" ").replace(".", "%2E")
         fold = _finished_fold(place / FOLD_FILE)
         if fold is None:
             others = Selection([train, valid], set(present) - {group})
-            result = fit(others, Selection([train, valid], {group}), place)
+            result = fit(others, Selection([train, valid], {group}), folder=place)
             if result.status == "diverged":
                 return folds, result
             validation = tuple(r.valid for r in result.history if r.valid is not None)
@@ -166,4 +168,4 @@ def picked_on_test(dataset: SpikeDataset, folder: Path, fit: Fit) -> FitResult:
 
     Validation data have no influence on weights, so every epoch is that of the honest run.
     """
-    return fit(dataset.split("train"), dataset.split("test"), folder)
+    return fit(dataset.split("train"), dataset.split("test"), folder=folder)

@@ -62,6 +62,16 @@ def test_a_model_without_spikes(tmp_path: Path) -> None:
     assert "lstm" in card.data.tags
 
 
+def test_a_run_that_held_nobody_out_has_a_card_without_validation(tmp_path: Path) -> None:
+    record = make_record().model_copy(update={"validation": None, "protocol": "C"})
+    text = model_card(record, None)
+    card = loaded(ModelCard, tmp_path, text)
+    [result] = card.data.eval_results
+    assert result.dataset_split == "test"
+    assert "protocol class C" in text
+    assert "which chose the epoch" not in text
+
+
 def test_a_diverged_run_has_no_card() -> None:
     with pytest.raises(SnnbenchError, match="is diverged"):
         model_card(make_record(status="diverged"), None)

@@ -181,6 +181,18 @@ def test_finished_folds_are_not_done_again(finished: Any, data: Path, tmp_path: 
         run(data, tmp_path, "B", resume=True)
 
 
+def test_names_of_speakers_lead_nowhere(tmp_path: Path):
+    names = ("../../outside", "..", "a/b", "plain one")
+    path = write_dataset(tmp_path / "hd.h5", groups=names)
+    record, folder = run(path, tmp_path / "runs", "B", changes={"train.epochs": 1})
+    assert sorted(record.folds) == sorted(names[:3])
+    found = {p.name for p in (folder / FOLDS).iterdir()}
+    assert found == {"%2E%2E%2F%2E%2E%2Foutside", "%2E%2E", "a%2Fb"}
+    # nothing elsewhere
+    assert {p.name for p in tmp_path.iterdir()} == {"hd.h5", "runs"}
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == [folder.name]
+
+
 def test_one_speaker_cannot_be_left_out(tmp_path: Path):
     splits = {
         "train": make_samples("train", 20, 0),
