@@ -374,6 +374,20 @@ class SpikeDataset:
         """The fingerprint written in the file; `check` recomputes it."""
         return str(self._file.attrs["fingerprint"])
 
+    def require(self, fingerprint: str) -> None:
+        """Refuse to be taken for the data of a run that was trained on another file.
+
+        Raises
+        ------
+        SnnbenchError
+            The file's fingerprint is not this one.
+        """
+        if self.fingerprint != fingerprint:
+            raise SnnbenchError(
+                f"{self.path}: fingerprint {self.fingerprint} is not that of the run's data,"
+                f" {fingerprint}; name the file it was trained on with --data"
+            )
+
     def split(self, name: str) -> SplitReader:
         """One split, which is all that its holder can read; usable while the file is open.
 

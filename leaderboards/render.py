@@ -13,7 +13,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 from snnbench.errors import UsageError
 from snnbench.leaderboards.chart import (
@@ -26,7 +26,7 @@ from snnbench.leaderboards.chart import (
     row_marks,
 )
 from snnbench.leaderboards.details import details_of, duration, flat, short
-from snnbench.leaderboards.literature import MARKS, PROTOCOLS
+from snnbench.leaderboards.literature import MARKS, PROTOCOLS, LiteratureRow
 from snnbench.leaderboards.table import Row, Table, data_digest
 from snnbench.spec import load_model, load_task
 
@@ -55,6 +55,8 @@ PAGE_COLUMNS = {
     "origin": "Board",
 }
 """The page has room for two more."""
+STATUS = "self-reported"
+"""Of every row: nobody but its authors has trained it."""
 SYNTHETIC = "SYNTHETIC DATA"
 LITERATURE_COLUMNS = {
     "name": "Result",
@@ -73,43 +75,8 @@ LITERATURE_LEGEND = (
 )
 
 
-class PublishedResult(Protocol):
-    """A result that others published and nobody has verified here."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def year(self) -> int: ...
-    @property
-    def source(self) -> str:
-        """An address, or a reference."""
-
-    @property
-    def accuracy(self) -> float:
-        """0 to 1, as is its standard deviation."""
-
-    @property
-    def accuracy_sd(self) -> float | None: ...
-    @property
-    def seeds(self) -> int | None: ...
-    @property
-    def parameters(self) -> int | None: ...
-    @property
-    def spikes(self) -> float | None: ...
-    @property
-    def protocol(self) -> str:
-        """A key of PROTOCOLS."""
-
-    @property
-    def mark(self) -> str:
-        """A key of MARKS."""
-
-    @property
-    def note(self) -> str: ...
-
-
 def render_board(
-    tables: Sequence[Table], literature: Mapping[str, Sequence[PublishedResult]] | None = None
+    tables: Sequence[Table], literature: Mapping[str, Sequence[LiteratureRow]] | None = None
 ) -> dict[str, str]:
     """File name to content: `<task>.md` and `<task>.csv` for each task, and index.html.
 
@@ -167,7 +134,7 @@ def legend(table: Table) -> str:
     )
 
 
-def markdown(tables: Sequence[Table], literature: Sequence[PublishedResult] = ()) -> str:
+def markdown(tables: Sequence[Table], literature: Sequence[LiteratureRow] = ()) -> str:
     """One task as Markdown: verified rows, and published results below them under their own heading."""
     lines = [f"# {plain(tables[0].task.title)}", ""]
     for table in tables:
@@ -190,7 +157,7 @@ def markdown(tables: Sequence[Table], literature: Sequence[PublishedResult] = ()
     return "\n".join(lines + (_markdown_literature(literature) if literature else []))
 
 
-def literature_cells(row: PublishedResult) -> dict[str, str]:
+def literature_cells(row: LiteratureRow) -> dict[str, str]:
     """The text of every column of a published result."""
     # as many digits as were printed, and no more
     figures = [row.accuracy] if row.accuracy_sd is None else [row.accuracy, row.accuracy_sd]
@@ -206,14 +173,14 @@ def literature_cells(row: PublishedResult) -> dict[str, str]:
     }
 
 
-def explained(rows: Sequence[PublishedResult]) -> tuple[str, str]:
+def explained(rows: Sequence[LiteratureRow]) -> tuple[str, str]:
     """What the marks and the protocols of these rows mean."""
     marks = "; ".join(f"[{m}] {text}" for m, text in MARKS.items() if m in {r.mark for r in rows})
     there = {r.protocol for r in rows}
     return marks, "; ".join(f"{p}: {text}" for p, text in PROTOCOLS.items() if p in there)
 
 
-def _markdown_literature(rows: Sequence[PublishedResult]) -> list[str]:
+def _markdown_literature(rows: Sequence[LiteratureRow]) -> list[str]:
     """Lines of the published results, with no rank and nothing that could pass for a verified row."""
     columns = LITERATURE_COLUMNS.values()
     lines = [f"## {LITERATURE_TITLE}", "", LITERATURE_LEGEND, ""]
@@ -247,7 +214,7 @@ def comma_separated(tables: Sequence[Table]) -> str:
 
 
 def page(
-    tables: Sequence[Table], literature: Mapping[str, Sequence[PublishedResult]] | None = None
+    tables: Sequence[Table], literature: Mapping[str, Sequence[LiteratureRow]] | None = None
 ) -> str:
     """The whole board as one HTML page that needs no network.
 
@@ -306,7 +273,7 @@ def rerun_commands(row: Row) -> str:
 
 
 def _task_views(
-    tables: Sequence[Table], literature: Mapping[str, Sequence[PublishedResult]]
+    tables: Sequence[Table], literature: Mapping[str, Sequence[LiteratureRow]]
 ) -> list[dict[str, Any]]:
     """A tab for every task with rows, then for those of which there are published results only."""
     by_task = {
@@ -360,7 +327,7 @@ def _table_view(table: Table, published: list[Mark]) -> dict[str, Any]:
                 "cells": cells(row)
                 | {
                     "training": duration(row.training_s) if row.training_s is not None else "–",
-                    "status": status(row),
+                    "status": STATUS,
                 },
                 "order": _order(row, position),
                 "strip": {
@@ -392,11 +359,6 @@ def _plot_view(marks: list[Mark], published: list[Mark]) -> dict[str, Any] | Non
     }
 
 
-def status(row: Row) -> str:
-    """Whether somebody else has trained the row again."""
-    return getattr(row, "status", "self-reported")
-
-
 def _order(row: Row, position: int) -> dict[str, Any]:
     """By what each column sorts; empty sorts last."""
     return {
@@ -408,7 +370,7 @@ def _order(row: Row, position: int) -> dict[str, Any]:
         "parameters": row.n_parameters,
         "training": "" if row.training_s is None else row.training_s,
         "epoch": row.seconds_per_epoch,
-        "status": status(row),
+        "status": STATUS,
         "data": row.data_agrees,
         "origin": row.origin,
     }

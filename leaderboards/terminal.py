@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from snnbench.leaderboards.literature import LiteratureRow
 from snnbench.leaderboards.render import (
     COLUMNS,
     LITERATURE_COLUMNS,
     LITERATURE_LEGEND,
     LITERATURE_TITLE,
     SYNTHETIC,
-    PublishedResult,
     cells,
     explained,
     legend,
@@ -62,7 +62,7 @@ class TerminalTables:
 class TerminalLiterature:
     """Published results by task, which rich draws apart from any board."""
 
-    literature: Mapping[str, Sequence[PublishedResult]]
+    literature: Mapping[str, Sequence[LiteratureRow]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         from rich import box

@@ -10,6 +10,7 @@ The audit stands in the run's folder, in audit.json, beside the record and in no
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,8 @@ from snnbench.record import RunRecord
 if TYPE_CHECKING:
     import torch
 
-    from snnbench.data_prep.spikes import Spikes
     from snnbench.data_prep.store import SpikeDataset
-    from snnbench.train import EpochReport, FitResult
+    from snnbench.train import EpochReport
 
 AUDIT_FILE = "audit.json"
 FOLDER = "audit"
@@ -83,28 +83,17 @@ def audit_run(
         )
     if found := read_audit(folder / AUDIT_FILE, record):
         return found
-    if dataset.fingerprint != record.data.fingerprint:
-        raise SnnbenchError(
-            f"{dataset.path}: fingerprint {dataset.fingerprint} is not that of the run's data,"
-            f" {record.data.fingerprint}"
-        )
+    dataset.require(record.data.fingerprint)
     from snnbench.train import fit
 
-    def again(
-        train: Spikes, valid: Spikes | None, folder: Path, epochs: int | None = None
-    ) -> FitResult:
-        return fit(
-            record.spec,
-            train,
-            valid,
-            folder=folder,
-            device=device,
-            on_epoch=on_epoch,
-            resume=True,
-            engine=engine_of(record, device),
-            epochs=epochs,
-        )
-
+    again = partial(
+        fit,
+        record.spec,
+        device=device,
+        on_epoch=on_epoch,
+        resume=True,
+        engine=engine_of(record, device),
+    )
     result = picked_on_test(dataset, folder / FOLDER, again)
     test = tuple(report.valid for report in result.history if report.valid is not None)
     if result.chosen_epoch is None or len(test) < record.chosen_epoch:

@@ -27,6 +27,7 @@ from snnbench.model_spec import ModelSpec
 from snnbench.paths import file_sha256
 from snnbench.protocol import SealedTest, learn
 from snnbench.record import (
+    Environment,
     EpochFigures,
     Footprint,
     Moment,
@@ -126,7 +127,7 @@ def run_seed(
             on_epoch(report)
 
     def train(
-        train: Spikes, valid: Spikes | None, folder: Path, epochs: int | None = None
+        train: Spikes, valid: Spikes | None, *, folder: Path, epochs: int | None = None
     ) -> FitResult:
         return fit(
             spec,
@@ -134,7 +135,7 @@ def run_seed(
             valid,
             folder=folder,
             device=device,
-            on_epoch=tracked if folder == run_folder else None,
+            on_epoch=tracked if folder == run_folder else None,  # not the folds of class B
             on_batch=on_batch,
             resume=resume,
             engine=engine,
@@ -178,12 +179,7 @@ def run_seed(
         tuning_trials=tuning_trials,
         predictions_sha256=predictions_sha256,
         checkpoint_sha256=file_sha256(folder / MODEL_FILE) if tested else None,
-        environment=describe(
-            _device_name(device),
-            threads=1,
-            deterministic=True,
-            engine=result.engine if isinstance(spec.model, ModelSpec) else None,
-        ),
+        environment=environment_of(spec, device, result.engine),
         started_at=started_at,
         wall_s=trained_s + time.perf_counter() - evaluating,
         seconds_per_epoch=0.0 if result.epochs_run == 0 else result.seconds_per_epoch,
@@ -401,11 +397,7 @@ def evaluate_again(
         raise SnnbenchError(
             f"{folder / MODEL_FILE}: sha256 {digest} is not the record's, {record.checkpoint_sha256}"
         )
-    if dataset.fingerprint != record.data.fingerprint:
-        raise SnnbenchError(
-            f"{dataset.path}: fingerprint {dataset.fingerprint} is not that of the run's data,"
-            f" {record.data.fingerprint}"
-        )
+    dataset.require(record.data.fingerprint)
     network, spec = load_network(folder / MODEL_FILE)
     if spec != record.spec:
         raise SnnbenchError(
@@ -464,7 +456,13 @@ def _epoch_figures(report: EpochReport) -> EpochFigures:
     )
 
 
-def _device_name(device: torch.device) -> str:
+def environment_of(spec: RunSpec, device: torch.device, engine: str) -> Environment:
+    """Where a run computes: this machine, its device, and the engine where the model has spiking layers."""
     import torch
 
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return describe(
+        torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        threads=1,
+        deterministic=True,
+        engine=engine if isinstance(spec.model, ModelSpec) else None,
+    )

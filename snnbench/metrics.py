@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +38,12 @@ def count_correct(predictions: NDArray[np.integer], labels: NDArray[np.integer])
     return Counts(correct=int((predictions == labels).sum()), total=len(labels))
 
 
+def together(counts: Iterable[Counts]) -> Counts:
+    """Counts of disjoint samples as one."""
+    every = list(counts)
+    return Counts(correct=sum(c.correct for c in every), total=sum(c.total for c in every))
+
+
 def count_by_group(
     predictions: NDArray[np.integer],
     labels: NDArray[np.integer],
@@ -62,8 +68,7 @@ def best_epochs(folds: Mapping[str, Sequence[Counts]]) -> int:
 
 def all_folds(folds: Mapping[str, Sequence[Counts]], epochs: int) -> Counts:
     """Counts of all folds together after so many epochs."""
-    chosen = [counts[epochs - 1] for counts in folds.values()]
-    return Counts(correct=sum(c.correct for c in chosen), total=sum(c.total for c in chosen))
+    return together(counts[epochs - 1] for counts in folds.values())
 
 
 def confusion(
@@ -89,9 +94,7 @@ def binomial_interval(counts: Counts) -> tuple[float, float]:
 def pooled(counts: Mapping[str, Counts], names: Collection[str]) -> Counts | None:
     """Counts of these groups together; None where none of them occurs."""
     chosen = [c for name, c in counts.items() if name in names]
-    if not chosen:
-        return None
-    return Counts(correct=sum(c.correct for c in chosen), total=sum(c.total for c in chosen))
+    return together(chosen) if chosen else None
 
 
 def summarise(values: Sequence[float]) -> Summary:

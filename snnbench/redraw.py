@@ -79,11 +79,7 @@ def draw_run(run: TrainedRun, dataset: SpikeDataset, out: Path, *, sample: int =
     SnnbenchError
         Data that are not the run's; no such sample.
     """
-    if dataset.fingerprint != run.spec.data_fingerprint:
-        raise SnnbenchError(
-            f"{dataset.path}: fingerprint {dataset.fingerprint} is not that of the run's data,"
-            f" {run.spec.data_fingerprint}; name the file it was trained on with --data"
-        )
+    dataset.require(run.spec.data_fingerprint)
     n = dataset.n_samples("valid")
     if not 0 <= sample < n:
         raise SnnbenchError(

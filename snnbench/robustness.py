@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from snnbench.corruptions import CORRUPTIONS, settings_of
 from snnbench.errors import SnnbenchError
-from snnbench.metrics import Counts
+from snnbench.metrics import Counts, together
 from snnbench.paths import write_text
 from snnbench.record import Environment, RunRecord
 from snnbench.spec_base import describe_validation_error
@@ -133,10 +133,7 @@ def count_by_acquaintance(
             counts.setdefault("validated", []).append(count)
         else:
             counts.setdefault("unseen", []).append(count)
-    return {
-        name: Counts(correct=sum(c.correct for c in of), total=sum(c.total for c in of))
-        for name, of in counts.items()
-    }
+    return {name: together(of) for name, of in counts.items()}
 
 
 def write_robustness(path: Path, robustness: Robustness) -> None:

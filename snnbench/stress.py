@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from snnbench.bench import PREDICTIONS_FILE, RECORD_FILE, finished_record
+from snnbench.bench import PREDICTIONS_FILE, RECORD_FILE, environment_of, finished_record
 from snnbench.corruptions import CORRUPTIONS, Terms, corrupt, settings_of
-from snnbench.environment import describe
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import count_by_group, count_correct
-from snnbench.model_spec import ModelSpec
 from snnbench.record import Environment, RunRecord, read_predictions
 from snnbench.redraw import TrainedRun, open_run
 from snnbench.robustness import (
@@ -117,11 +115,7 @@ def _record_of(folder: Path, dataset: SpikeDataset) -> RunRecord:
     record = finished_record(folder)
     if record is None or record.test is None:
         raise SnnbenchError(f"{folder}: holds no finished run ({RECORD_FILE} with a test result)")
-    if dataset.fingerprint != record.data.fingerprint:
-        raise SnnbenchError(
-            f"{dataset.path}: fingerprint {dataset.fingerprint} is not that of the run's data,"
-            f" {record.data.fingerprint}; name the file it was trained on with --data"
-        )
+    dataset.require(record.data.fingerprint)
     return record
 
 
@@ -158,15 +152,7 @@ def _predict(run: TrainedRun, part: Spikes) -> NDArray[np.uint16]:
 
 
 def _environment(run: TrainedRun) -> Environment:
-    import torch
-
-    on_gpu = run.device.type == "cuda"
-    return describe(
-        torch.cuda.get_device_name(run.device) if on_gpu else "cpu",
-        threads=1,
-        deterministic=True,
-        engine=run.network.engine if isinstance(run.spec.model, ModelSpec) else None,
-    )
+    return environment_of(run.spec, run.device, run.network.engine)
 
 
 def _check_belongs(path: Path, begun: Robustness, record: RunRecord, engine: Engine | None) -> None:

@@ -4,12 +4,13 @@ records with and without the later figures, hostile text, published results."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from snnbench.leaderboards.add import add_entry
 from snnbench.leaderboards.entries import Root, shipped_tasks
+from snnbench.leaderboards.literature import LiteratureRow
 from snnbench.leaderboards.table import Table, make_tables, verify_roots
 from snnbench.metrics import Counts
 from snnbench.record import (
@@ -41,66 +42,35 @@ ROWS: list[tuple[str, int, dict[str, Any]]] = [
 """Of task hd: name, seeds, keys of `make_record`."""
 
 
-class Published(NamedTuple):
-    """A published result as the page wants it."""
-
-    name: str
-    year: int
-    source: str
-    accuracy: float
-    accuracy_sd: float | None
-    seeds: int | None
-    parameters: int | None
-    spikes: float | None
-    protocol: str
-    mark: str
-    note: str = ""
+def published(name: str, year: int, source: str, percent: float, **more: Any) -> LiteratureRow:
+    """A published result."""
+    keys = {"name": name, "year": year, "source": source, "accuracy_percent": percent, **more}
+    return LiteratureRow.model_validate(keys)
 
 
 LITERATURE = {
     "hd": [
-        Published(
-            "Big net",
-            2024,
-            "https://example.org/a",
-            0.951,
-            0.003,
-            10,
-            200_000,
-            None,
-            "test-picked",
-            "L",
+        published(
+            "Big net", 2024, "https://example.org/a", 95.1, sd_percent=0.3, seeds=10,
+            parameters=200_000, protocol="test-picked", mark="L",
         ),
-        Published(
-            "Old net",
-            2020,
-            "Journal 3, 1 to 9",
-            0.832,
-            0.013,
-            None,
-            1_700_000,
-            2500.0,
-            "unknown",
-            "2",
+        published(
+            "Old net", 2020, "Journal 3, 1 to 9", 83.2, sd_percent=1.3, parameters=1_700_000,
+            spikes=2500.0, protocol="unknown", mark="2",
         ),
-        Published(EVIL, 2022, "javascript:alert(6)", 0.8, None, 3, None, 800.0, "loso", "C", EVIL),
+        published(
+            EVIL, 2022, "javascript:alert(6)", 80.0, seeds=3, spikes=800.0, protocol="loso", mark="C",
+            note=EVIL,
+        ),
     ],
     "shd": [
-        Published(
-            "Far net",
-            2025,
-            "https://example.org/b",
-            0.96,
-            None,
-            None,
-            90_000,
-            None,
-            "random hold-out",
-            "P",
+        published(
+            "Far net", 2025, "https://example.org/b", 96.0, parameters=90_000,
+            protocol="random hold-out", mark="P",
         ),
     ],
     "ssc": [],
-}
+}  # fmt: skip
 
 
 def with_later_figures(record: RunRecord) -> RunRecord:
