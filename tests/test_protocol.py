@@ -26,7 +26,7 @@ from snnbench.metrics import (
     pooled,
 )
 from snnbench.protocol import FOLD_FILE, FOLDS, SealedTest
-from snnbench.record import RunRecord, read_record
+from snnbench.record import Moment, RunRecord, read_record
 from snnbench.spec import make_run_spec
 from snnbench.tracking import NullTracker
 from snnbench.train import fit
@@ -342,6 +342,35 @@ def test_an_epoch_that_the_rule_does_not_choose_is_found(
         return
     with pytest.raises(SnnbenchError, match=told):
         add()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda ms: [*ms[:-1], moved(ms[-1], correct=ms[-1].test.correct - 1)],
+            "latency ends with",
+        ),
+        (lambda ms: ms[:-1], r"latency\.seen_s must rise to 1\.4"),
+        (lambda ms: [ms[1], ms[0], *ms[2:]], r"latency\.seen_s must rise"),
+        (lambda ms: [moved(ms[0], total=21), *ms[1:]], "another number of samples"),
+    ],
+    ids=["another end", "no end", "times that fall", "other samples"],
+)
+def test_moments_that_do_not_lead_to_the_test_result_are_found(
+    finished: Any, tmp_path: Path, change: Any, told: str
+):
+    record, folder = finished["A"]
+    assert record.test.correct > 0
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    changed = record.model_copy(update={"latency": tuple(change(list(record.latency)))})
+    (copy / "record.json").write_text(changed.model_dump_json())
+    with pytest.raises(SnnbenchError, match=told):
+        add_entry([copy], tmp_path / "b", shipped_tasks(), cover={"name": "x"}, provisional=True)
+
+
+def moved(moment: Moment, **changes: int) -> Moment:
+    return moment.model_copy(update={"test": moment.test.model_copy(update=changes)})
 
 
 # --- what a record tells beside accuracy
