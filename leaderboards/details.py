@@ -168,4 +168,8 @@ def _provenance(row: Row) -> Facts:
         "fingerprint of the data": records[0].data.fingerprint[:12],
     }
     facts |= {f"{split} samples": f"{n:,}" for split, n in records[0].data.n_samples.items()}
+    for rerun in row.reruns:
+        where = f"{rerun.device}, commit {(rerun.commit or 'none')[:12]}"
+        day = rerun.started_at[:10]
+        facts[f"seed {rerun.seed} again"] = f"{rerun.result}; {rerun.by}, {day}, {where}"
     return {key: value for key, value in facts.items() if value != ""}

@@ -4,6 +4,8 @@
                           runs/seed-N.json         one RunRecord per seed
                           predictions/seed-N.npz   its proof; none for a diverged run
                           MANIFEST.sha256          hashes of all of the above
+                          reproduced/              reruns by others, with a manifest of their own, see
+                                                   snnbench.leaderboards.reproduction
 
 The manifest is what `sha256sum` writes, sorted by path, and nothing else: `sha256sum -c` reads it, and
 because there is exactly one right text, an edited byte in any file, itself included, shows.
@@ -24,8 +26,12 @@ from snnbench.spec import TaskSpec, load_task, superseded_tasks, task_names
 
 MANIFEST = "MANIFEST.sha256"
 COVER = "entry.toml"
+REPRODUCED = "reproduced"
 _RUN_FILE = re.compile(
     r"(runs/seed-(0|[1-9]\d*)\.json|predictions/seed-(0|[1-9]\d*)\.npz)", re.ASCII
+)
+_RERUN_FILE = re.compile(
+    REPRODUCED + r"/(seed-(0|[1-9]\d*)\.(json|npz)|" + re.escape(MANIFEST) + ")", re.ASCII
 )
 
 Tasks = dict[tuple[str, int], TaskSpec]
@@ -85,15 +91,20 @@ def entry_files(folder: Path) -> list[str]:
 
 def belongs(file: str) -> bool:
     """Whether an entry may hold a file of this relative path."""
-    return file in (COVER, MANIFEST) or _RUN_FILE.fullmatch(file) is not None
+    return file in (COVER, MANIFEST) or any(
+        pattern.fullmatch(file) for pattern in (_RUN_FILE, _RERUN_FILE)
+    )
 
 
 def manifest_of(folder: Path) -> dict[str, str]:
-    """Relative path to sha256 of every file but the manifest, sorted by path."""
+    """Relative path to sha256 of every file that a manifest lists, sorted by path.
+
+    Not of the manifest itself, nor of reruns, which come later and have one of their own.
+    """
     return {
         file: sha256_of((folder / file).read_bytes())
         for file in entry_files(folder)
-        if file != MANIFEST
+        if file != MANIFEST and not file.startswith(f"{REPRODUCED}/")
     }
 
 

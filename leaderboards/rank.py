@@ -10,6 +10,8 @@ over all seeds; a diverged seed counts as accuracy 0.
   against its leader gives p >= 0.05 (two-sided), else it leads the next group. All rows of a group share
   its rank, which is 1 + the number of rows above the group (1, 1, 3). So ranks never contradict means,
   and a row is compared with the best of its group, not with its neighbour.
+- Within a group, rows that somebody else has trained again (`reproduced`) stand above the others. Only
+  there the order may differ from that of the means.
 - Equal means go by smaller standard deviation, then by name, so the order of the input plays no part.
 - Where neither row varies between seeds, the test is undefined: rows are separate if their means differ.
   One seed alone separates nothing.
@@ -18,7 +20,7 @@ over all seeds; a diverged seed counts as accuracy 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from snnbench.metrics import summarise
@@ -38,6 +40,8 @@ class Contender(NamedTuple):
     """One per seed, 0 to 1."""
     provisional: bool = False
     """Held back from the ranking whatever the number of seeds."""
+    reproduced: bool = False
+    """Whether somebody has trained it again, and it came out."""
 
 
 class Place(NamedTuple):
@@ -49,7 +53,7 @@ class Place(NamedTuple):
     """From 1, shared by rows that the test does not separate; None where not ranked."""
 
 
-def place(contenders: Iterable[Contender], min_seeds: int) -> list[Place]:
+def place(contenders: Sequence[Contender], min_seeds: int) -> list[Place]:
     """Places of all rows, best first."""
     ordered = sorted(
         contenders, key=lambda c: (STANDINGS.index(standing(c, min_seeds)), _by_mean(c))
@@ -65,7 +69,12 @@ def place(contenders: Iterable[Contender], min_seeds: int) -> list[Place]:
         if not leader or separated(leader, row.accuracies):
             leader, rank = row.accuracies, index + 1
         places.append(Place(row.name, status, rank))
-    return places
+    self_reported = {row.name for row in contenders if not row.reproduced}
+    last = len(places)
+    # a stable sort: beside the status of ties nothing moves
+    return sorted(
+        places, key=lambda p: (p.rank or last + 1, bool(p.rank) and p.name in self_reported)
+    )
 
 
 def standing(row: Contender, min_seeds: int) -> Standing:

@@ -11,6 +11,7 @@ from typing import Any
 
 from snnbench.leaderboards.entries import Root, Tasks, entry_folders
 from snnbench.leaderboards.rank import Contender, Standing, place
+from snnbench.leaderboards.reproduction import Comparison
 from snnbench.leaderboards.verify import Verified, verify_entry
 from snnbench.metrics import Summary, summarise
 from snnbench.record import DataIdentity, Entry, RunRecord, sha256_of
@@ -30,11 +31,18 @@ class Row:
     rank: int | None = None
     folder: Path | None = None
     """Where the entry lies with its predictions."""
+    reruns: tuple[Comparison, ...] = ()
+    """Seeds that somebody has trained again, all in agreement."""
 
     @property
     def key(self) -> str:
         """Unique within a table, and usable as an HTML id."""
         return f"{self.entry.name}-{self.origin}"
+
+    @property
+    def status(self) -> str:
+        """`reproduced` once somebody has trained a seed again and it came out, else `self-reported`."""
+        return "reproduced" if self.reruns else "self-reported"
 
     @property
     def accuracies(self) -> tuple[float, ...]:
@@ -111,6 +119,7 @@ class Row:
             "spikes_per_sample": spikes.mean if spikes else None,
             "parameters": self.n_parameters,
             "seconds_per_epoch": self.seconds_per_epoch,
+            "status": self.status,
             "data": self.data_agrees,
             "fingerprint": self.records[0].data.fingerprint,
             "origin": self.origin,
@@ -163,7 +172,14 @@ def make_tables(verified: Iterable[tuple[str, Verified]]) -> list[Table]:
             first = found.records[0]
             task = first.spec.task
             key = (task.name, -task.version, first.protocol, data_digest(first.data))
-            row = Row(found.entry, found.records, dict(found.pins), origin, folder=found.folder)
+            row = Row(
+                found.entry,
+                found.records,
+                dict(found.pins),
+                origin,
+                folder=found.folder,
+                reruns=found.reruns,
+            )
             comparable.setdefault(key, []).append(row)
     return [
         Table(rows[0].records[0].spec.task, rows[0].records[0].data, placed(rows))
@@ -174,7 +190,9 @@ def make_tables(verified: Iterable[tuple[str, Verified]]) -> list[Table]:
 def placed(rows: list[Row]) -> tuple[Row, ...]:
     """Rows of one table in their places, best first."""
     by_key = {row.key: row for row in rows}
-    contenders = [Contender(row.key, row.accuracies, row.entry.provisional) for row in rows]
+    contenders = [
+        Contender(row.key, row.accuracies, row.entry.provisional, bool(row.reruns)) for row in rows
+    ]
     places = place(contenders, rows[0].records[0].spec.task.min_seeds)
     return tuple(replace(by_key[p.name], standing=p.standing, rank=p.rank) for p in places)
 

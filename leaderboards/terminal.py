@@ -47,7 +47,7 @@ class TerminalTables:
             columns = _layout(table, options.max_width)
             grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
             for key, lines in columns.items():
-                left = key in ("entry", "data", "origin")
+                left = key in ("entry", "status", "data", "origin")
                 # rich left alone would rather cut the figures than wrap a title
                 grid.add_column(
                     COLUMNS[key], justify="left" if left else "right", width=_width(key, lines)

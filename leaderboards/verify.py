@@ -3,7 +3,8 @@
 What is proved: no byte differs from what was added; every run is of one task, model and data set and
 differs in its seed only; run ids follow from the specifications; every count follows from the stored
 predictions and labels; the data are those the task pins. What is not: that training gave these
-predictions. For that somebody has to train again.
+predictions. For that somebody has to train again: a statement of such a rerun is checked like a run, and
+has to agree with the seed it repeats (`snnbench.leaderboards.reproduction`).
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from snnbench.errors import SnnbenchError
 from snnbench.leaderboards.entries import (
     COVER,
     MANIFEST,
+    REPRODUCED,
     Tasks,
     belongs,
     entry_files,
     manifest_of,
     manifest_text,
 )
+from snnbench.leaderboards.reproduction import Comparison, compare, read_statement
 from snnbench.metrics import Counts, all_folds, best_epochs, count_by_group, count_correct
 from snnbench.record import (
     DataIdentity,
@@ -64,6 +67,8 @@ class Verified:
     pins: dict[str, PinState]
     """source, recipe, split, labels: whether the data are those the task pins."""
     problems: tuple[Problem, ...]
+    reruns: tuple[Comparison, ...] = ()
+    """Seeds that somebody has trained again, by seed."""
 
     @property
     def ok(self) -> bool:
@@ -106,13 +111,15 @@ def verify_entry(folder: Path, tasks: Tasks) -> Verified:
             problems += _check_predictions(folder, file, record)
     elif not problems:
         problems.append(Problem("runs", "there is no run"))
-    proofs = {f for f in entry_files(folder) if f.startswith("predictions/")}
-    runs = {f for f in entry_files(folder) if f.startswith("runs/")}
+    reruns = _check_reruns(folder, records, problems)
+    files = entry_files(folder)
+    proofs = {f for f in files if f.endswith(".npz")}
+    runs = {f for f in files if f.endswith(".json")}
     problems += [
         Problem(f, "belongs to no run") for f in sorted(proofs - {_predictions_of(r) for r in runs})
     ]
     by_seed = sorted(records.values(), key=lambda record: record.spec.seed)
-    return Verified(folder, entry, tuple(by_seed), pins, tuple(problems))
+    return Verified(folder, entry, tuple(by_seed), pins, tuple(problems), tuple(reruns))
 
 
 def data_pins(task: TaskSpec, data: DataIdentity) -> dict[str, PinState]:
@@ -153,10 +160,14 @@ def _check_files(folder: Path) -> Iterator[Problem]:
         yield Problem(MANIFEST, "is missing")
     elif not links:
         yield from _check_manifest(folder)
+    if not links and (folder / REPRODUCED).is_dir():
+        for problem in _check_manifest(folder / REPRODUCED):
+            yield Problem(f"{REPRODUCED}/{problem.file}", problem.what)
 
 
 def _check_manifest(folder: Path) -> Iterator[Problem]:
-    written, found = (folder / MANIFEST).read_bytes(), manifest_of(folder)
+    path, found = folder / MANIFEST, manifest_of(folder)
+    written = path.read_bytes() if path.exists() else b""
     if written == manifest_text(found).encode():
         return
     lines = (line.partition("  ") for line in written.decode("utf-8", "replace").split("\n"))
@@ -213,6 +224,53 @@ def _check_same(
         for key, found in (("task", record.spec.task.name), ("model", record.spec.model.name)):
             if getattr(entry, key) != found:
                 yield Problem(file, f"{key} is {found!r}, {COVER} says {getattr(entry, key)!r}")
+
+
+def _check_reruns(
+    folder: Path, records: dict[str, RunRecord], problems: list[Problem]
+) -> list[Comparison]:
+    """Statements that somebody has trained a seed again: each as sound as a run, and in agreement."""
+    comparisons = []
+    for file in (f for f in entry_files(folder) if f.startswith(f"{REPRODUCED}/seed-")):
+        if not file.endswith(".json"):
+            continue
+        statement = _read(read_statement, folder, file, problems)
+        of = file.replace(REPRODUCED, "runs")
+        if statement is None or of not in records:
+            if statement:
+                problems.append(Problem(file, f"is of a seed that the entry has not: {of}"))
+            continue
+        rerun, record = statement.rerun, records[of]
+        found = [
+            *_check_repeats(file, rerun, of, record),
+            *_check_record(file, rerun),
+            *_check_predictions(folder, file, rerun),
+        ]
+        if statement.record_sha256 != sha256_of((folder / of).read_bytes()):
+            found.append(
+                Problem(file, f"record_sha256 is not that of {of}: it is of another result")
+            )
+        problems += found
+        if not found and not problems:
+            stored, again = (
+                read_predictions(folder / _predictions_of(f)) if r.test else None
+                for f, r in ((of, record), (file, rerun))
+            )
+            comparison = compare(list(records.values()), stored, statement, again)
+            comparisons.append(comparison)
+            if not comparison.agrees:
+                problems.append(Problem(file, f"does not agree with {of}: {comparison.result}"))
+    return sorted(comparisons, key=lambda comparison: comparison.seed)
+
+
+def _check_repeats(file: str, rerun: RunRecord, of: str, record: RunRecord) -> Iterator[Problem]:
+    """Whether a rerun is of the same run on the same data, from code that somebody else can have."""
+    for name in ("spec", "data"):
+        one, other = (getattr(r, name).model_dump() for r in (record, rerun))
+        for part in _differences(one, other):
+            yield Problem(file, f"{name} differs from that of {of}: {part}")
+    if rerun.environment.dirty:
+        yield Problem(file, "made from a checkout with uncommitted changes")
 
 
 def _check_record(file: str, record: RunRecord) -> Iterator[Problem]:

@@ -97,6 +97,9 @@ JSON_COMMANDS: dict[str, Callable[[World, Path], list[object]]] = {
     "eval --corrupt": lambda w, t: [
         *("eval", w.run, "--data", w.data, "--corrupt", "--out", t / "pictures"),
     ],
+    "board reproduce": lambda w, t: [
+        *("board", "reproduce", w.board / "hd" / "ff-lif", "--data", w.data, "--compare-only"),
+    ],
     "board add": lambda w, t: [
         *("board", "add", w.run, "--board", t / "board"),
         *("--authors", "A. Turing", "--provisional"),

@@ -108,7 +108,10 @@ def test_separation_is_welchs_test(one, other):
 @settings(deadline=None)
 @given(rows, st.integers(1, 10), st.randoms(use_true_random=False))
 def test_neither_the_order_of_rows_nor_of_seeds_plays_a_part(table, min_seeds, random):
-    shuffled = [Contender(n, tuple(random.sample(a, len(a))), p) for n, a, p in table]
+    shuffled = [
+        row._replace(accuracies=tuple(random.sample(row.accuracies, len(row.accuracies))))
+        for row in table
+    ]
     random.shuffle(shuffled)
     assert place(shuffled, min_seeds) == place(table, min_seeds)
 
@@ -128,3 +131,28 @@ def test_places_are_complete_and_in_order(table, min_seeds):
     for above, below in itertools.pairwise(places):
         if above.standing == below.standing:
             assert means[above.name] >= means[below.name] - 1e-12
+
+
+def test_a_reproduced_row_stands_above_the_others_of_its_rank_and_above_no_better_rank():
+    table = [
+        Contender("first", around(0.9)),
+        Contender("second", around(0.899)),
+        Contender("third", around(0.898), reproduced=True),
+        Contender("below", around(0.8)),
+        Contender("last", around(0.7), reproduced=True),
+    ]
+    assert [(p.name, p.rank) for p in place(table, 10)] == [
+        ("third", 1),
+        ("first", 1),
+        ("second", 1),
+        ("below", 4),
+        ("last", 5),
+    ]
+
+
+@given(rows, st.data())
+def test_being_reproduced_changes_nobodys_rank(table, data):
+    again = [row._replace(reproduced=data.draw(st.booleans())) for row in table]
+    before, after = place(table, 10), place(again, 10)
+    assert {(p.name, p.rank) for p in before} == {(p.name, p.rank) for p in after}
+    assert [p.rank for p in before] == [p.rank for p in after]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from snnbench.cli.board_reproduce import reproduce
 from snnbench.cli.common import answer, json_option, note
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def board_command() -> None:
     \b
     Example: snnbench board show
     """
+
+
+board_command.add_command(reproduce)
 
 
 @board_command.command()
@@ -113,6 +117,7 @@ def verify(ctx: click.Context, board: Path | None, as_json: bool) -> None:
                 "seeds": [record.spec.seed for record in verified.records],
                 "pins": verified.pins,
                 "fingerprint": _fingerprint(verified),
+                "reproduced": [rerun.seed for rerun in verified.reruns],
                 "problems": [problem._asdict() for problem in verified.problems],
             }
             for origin, verified in found
@@ -253,8 +258,10 @@ def _verdict(origin: str, verified: Verified) -> str:
     for name, state in verified.pins.items():
         states.setdefault(state, []).append(name)
     pins = "; ".join(f"{state}: {', '.join(names)}" for state, names in states.items())
+    again = ", ".join(str(rerun.seed) for rerun in verified.reruns)
+    reproduced = f" (reproduced: {again})" if again else ""
     return (
-        f"ok      {verified.label} ({origin}): {len(verified.records)} seeds;"
+        f"ok      {verified.label} ({origin}): {len(verified.records)} seeds{reproduced};"
         f" {pins}; fingerprint {_fingerprint(verified)[:12]}"
     )
 
