@@ -15,7 +15,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from snnbench.corruptions import CORRUPTIONS, settings_of
+from snnbench.corruption_spec import CORRUPTIONS, settings_of
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import Counts, together
 from snnbench.paths import write_text
@@ -40,7 +40,7 @@ class Robustness(BaseModel):
 
     schema_version: Literal["snnbench-robustness/1"] = "snnbench-robustness/1"
     version: Literal["corruptions/1"] = "corruptions/1"
-    """Of levels, seeds and random numbers (`snnbench.corruptions.VERSION`)."""
+    """Of levels, seeds and random numbers (`snnbench.corruption_spec.VERSION`)."""
     run_id: str
     checkpoint_sha256: str
     data_fingerprint: str

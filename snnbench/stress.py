@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from snnbench.bench import PREDICTIONS_FILE, RECORD_FILE, environment_of, finished_record
-from snnbench.corruptions import CORRUPTIONS, Terms, corrupt, settings_of
+from snnbench.corruption_spec import CORRUPTIONS, settings_of
+from snnbench.corruptions import Terms, corrupt
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import count_by_group, count_correct
 from snnbench.record import Environment, RunRecord, read_predictions

@@ -17,7 +17,8 @@ from hypothesis import given
 
 from snnbench.bench import run_seed
 from snnbench.checkpoint import build_for
-from snnbench.corruptions import CORRUPTIONS, SEEDS, VERSION, Setting, Terms, corrupt, settings_of
+from snnbench.corruption_spec import CORRUPTIONS, SEEDS, VERSION, Setting, settings_of
+from snnbench.corruptions import Terms, corrupt
 from snnbench.data_prep.sources import NO_GROUPS
 from snnbench.data_prep.spikes import SpikeSplit
 from snnbench.data_prep.store import SpikeDataset

@@ -123,7 +123,7 @@ def by_model(records: Mapping[Path, RunRecord]) -> dict[str, list[Path]]:
 
 def numbers(results: Sequence[Robustness]) -> dict[str, Any]:
     """What a model's trainings come to: mean and standard deviation over seeds, None where there is none."""
-    from snnbench.corruptions import CORRUPTIONS
+    from snnbench.corruption_spec import CORRUPTIONS
 
     return {
         "clean_accuracy": _over_seeds([r.clean.accuracy for r in results]),
@@ -138,7 +138,7 @@ def robustness_text(audits: Mapping[str, Sequence[Robustness]], task: TaskSpec) 
     """A table for every model, a corruption a line."""
     from rich.console import Group
 
-    from snnbench.corruptions import CORRUPTIONS, VERSION
+    from snnbench.corruption_spec import CORRUPTIONS, VERSION
 
     parts: list[Any] = []
     for model, results in audits.items():
