@@ -3,6 +3,7 @@
     <root>/<task>/<entry>/entry.toml               cover sheet (snnbench.record.Entry)
                           runs/seed-N.json         one RunRecord per seed
                           predictions/seed-N.npz   its proof; none for a diverged run
+                          robustness/seed-N.json   the run on changed samples, where it was tested on them
                           MANIFEST.sha256          hashes of all of the above
 
 The manifest is what `sha256sum` writes, sorted by path, and nothing else: `sha256sum -c` reads it, and
@@ -25,7 +26,7 @@ from snnbench.spec import TaskSpec, load_task, superseded_tasks, task_names
 MANIFEST = "MANIFEST.sha256"
 COVER = "entry.toml"
 _RUN_FILE = re.compile(
-    r"(runs/seed-(0|[1-9]\d*)\.json|predictions/seed-(0|[1-9]\d*)\.npz)", re.ASCII
+    r"((runs|robustness)/seed-(0|[1-9]\d*)\.json|predictions/seed-(0|[1-9]\d*)\.npz)", re.ASCII
 )
 
 Tasks = dict[tuple[str, int], TaskSpec]
@@ -86,6 +87,11 @@ def entry_files(folder: Path) -> list[str]:
 def belongs(file: str) -> bool:
     """Whether an entry may hold a file of this relative path."""
     return file in (COVER, MANIFEST) or _RUN_FILE.fullmatch(file) is not None
+
+
+def comes_later(file: str) -> bool:
+    """Whether an entry may get this file when it is on the board already: it changes none of the others."""
+    return file.startswith("robustness/")
 
 
 def manifest_of(folder: Path) -> dict[str, str]:

@@ -3,9 +3,10 @@
     terms = Terms.of(spec, test)
     changed = corrupt(part, Setting("deletion", 0.25, seed=0), terms)
 
-Levels and seeds are fixed in tables (`snnbench.corruption_spec`), and random numbers come from a generator of each sample's own: its
-key is a hash of version, corruption, level, seed and the sample's name (source id). So everybody gets the
-same changed samples from one data file, whatever the batches, the order or the selection of samples.
+Levels and seeds are fixed in tables (`snnbench.corruption_spec`), and random numbers come from a generator
+of each sample's own: its key is a hash of version, corruption, level, seed and the sample's name (source
+id). So everybody gets the same changed samples from one data file, whatever the batches, the order or the
+selection of samples.
 NumPy promises the raw numbers of its Philox generator for good, but not what it makes of them; a test
 holds this module to the exact spikes. Whatever changes them makes another version.
 

@@ -25,7 +25,7 @@ from snnbench.robustness import (
     Point,
     Robustness,
     count_by_acquaintance,
-    read_robustness,
+    robustness_of_run,
     write_robustness,
 )
 from snnbench.sizes import EVALUATION_BATCH
@@ -69,7 +69,7 @@ def stress_run(
         of another version or run, or was begun with another engine or device.
     """
     record, path = _record_of(folder, dataset), folder / ROBUSTNESS_FILE
-    begun = read_robustness(path) if path.is_file() else None
+    begun = robustness_of_run(folder)
     if begun:
         _check_belongs(path, begun, record, engine)
         if begun.complete:

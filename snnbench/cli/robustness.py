@@ -187,13 +187,12 @@ def _tell(update: Callable[..., None], done: int, total: int, resumed: int, name
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, float | None]:
-    from snnbench.metrics import summarise
+    from snnbench.robustness import over_seeds
 
-    told = [v for v in values if v is not None]
-    if len(told) < len(values):
+    summary = over_seeds(values)
+    if summary is None:
         return {"mean": None, "sd": None}
-    summary = summarise(told)
-    return {"mean": summary.mean, "sd": summary.sd if len(told) > 1 else None}
+    return {"mean": summary.mean, "sd": summary.sd if len(values) > 1 else None}
 
 
 def _spread(number: Mapping[str, float | None], *, percent: bool = False) -> str:
