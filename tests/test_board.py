@@ -432,7 +432,7 @@ FORGED_ROBUSTNESS = [
     (("points", "faster"), None, "is not complete: faster not tested"),
     (("points", "slower", 0, "correct"), 61, "no count is larger"),
     (("points", "slower", 0, "level"), 0.2, "slower: levels and seeds are not those"),
-    (("version",), "corruptions/2", "unknown version 'corruptions/2'"),
+    (("version",), "corruptions/2", "unknown version 'corruptions/2'; did you mean corruptions/1?"),
     (("robustness",), 0.99, "unknown key"),
 ]
 
