@@ -656,7 +656,7 @@ def test_a_run_folder_that_is_not_there_exits_with_one(capsys):
     assert "nowhere/record.json: no such file" in capsys.readouterr().err
 
 
-def test_verification_never_imports_torch(entry, board):
+def test_verification_never_imports_torch(tested, board):
     code = (
         "import sys; from snnbench.cli import main\n"
         f"sys.argv = ['snnbench', 'board', 'verify', '--board', {str(board)!r}]\n"

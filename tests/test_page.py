@@ -380,6 +380,8 @@ def test_details_show_every_corruption_where_the_row_was_tested(hd):
     assert [len(figures[name]) for name in ("close", "steady", "once")] == [3, 2, 1]
     assert figures["close"][2] == "3 of 10 seeds"
     assert figures["weak"] == figures["half"] == ["–"]
+    one(hd, "#hd table.verified thead th.robustness button").click()
+    assert names(hd)[:3] == ["close", "steady", "once"], "most robust first, none last"
     for name, body in zip(
         names(hd), hd.find_elements("css selector", "#hd table.verified > tbody"), strict=True
     ):
