@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snnbench.data_prep.spikes import Spikes, SpikeSplit
-
-_READ_AT_ONCE = 1 << 19  # spikes: some megabytes
 
 
 class Selection:
@@ -34,21 +34,19 @@ class Selection:
             np.ones(len(part), bool) if groups is None else np.isin(part.groups, sorted(groups))
             for part in self._parts
         ]
-        self._n_spikes: int | None = None
 
     def __len__(self) -> int:
         return int(sum(taken.sum() for taken in self._taken))
 
-    @property
+    @cached_property
     def n_spikes(self) -> int:
         """Number of spikes of all samples."""
-        if self._n_spikes is None:
-            self._n_spikes = (
-                sum(part.n_spikes for part in self._parts)
-                if all(taken.all() for taken in self._taken)
-                else sum(block.n_spikes for block in self.blocks(_READ_AT_ONCE))
-            )
-        return self._n_spikes
+        return int(self.spike_counts.sum())
+
+    @property
+    def spike_counts(self) -> NDArray[np.int64]:
+        """Spikes of every sample, shape (sample,)."""
+        return self._joined("spike_counts")
 
     @property
     def labels(self) -> NDArray[np.uint16]:
@@ -82,7 +80,7 @@ class Selection:
                 if here.any():
                     yield block if here.all() else _chosen(block, here)
 
-    def _joined(self, name: str) -> NDArray[np.uint16]:
+    def _joined(self, name: str) -> NDArray[Any]:
         arrays = [getattr(p, name)[t] for p, t in zip(self._parts, self._taken, strict=True)]
         return np.concatenate(arrays)
 

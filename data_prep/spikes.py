@@ -26,6 +26,10 @@ class Spikes(Protocol):
         """Number of spikes of all samples."""
 
     @property
+    def spike_counts(self) -> NDArray[np.int64]:
+        """Spikes of every sample, shape (sample,)."""
+
+    @property
     def labels(self) -> NDArray[np.uint16]:
         """Class of every sample, shape (sample,)."""
 
@@ -62,6 +66,11 @@ class SpikeSplit:
     def n_spikes(self) -> int:
         """Number of spikes of all samples."""
         return len(self.times)
+
+    @property
+    def spike_counts(self) -> NDArray[np.int64]:
+        """Spikes of every sample, shape (sample,)."""
+        return np.diff(self.offsets)
 
     def sample(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
         """Times (s) and units of one sample."""

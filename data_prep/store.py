@@ -204,6 +204,11 @@ class SplitReader:
         """Number of spikes of all samples."""
         return int(self._array("times").shape[0])
 
+    @property
+    def spike_counts(self) -> NDArray[np.int64]:
+        """Spikes of every sample, shape (sample,)."""
+        return np.diff(self._offsets(slice(None)))
+
     @cached_property
     def labels(self) -> NDArray[np.uint16]:
         """Class of every sample, shape (sample,)."""

@@ -1,4 +1,7 @@
-"""From run folders to an entry: copied, verified, and on the board whole or not at all."""
+"""From run folders to an entry: copied, verified, and on the board whole or not at all.
+
+Runs of an entry that is there already can complete it by what may come later: their robustness.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from snnbench.leaderboards.entries import (
     COVER,
     MANIFEST,
     Tasks,
+    comes_later,
+    entry_files,
     entry_toml,
     manifest_of,
     manifest_text,
@@ -23,6 +28,7 @@ from snnbench.leaderboards.entries import (
 from snnbench.leaderboards.verify import Verified, verify_entry
 from snnbench.paths import write_bytes, write_text
 from snnbench.record import Entry, RunRecord, read_record
+from snnbench.robustness import ROBUSTNESS_FILE, robustness_of_run
 from snnbench.spec_base import validated
 
 RECORD, PREDICTIONS = "record.json", "predictions.npz"
@@ -33,6 +39,10 @@ class Added(NamedTuple):
 
     verified: Verified
     was_there: bool
+    completed: tuple[str, ...] = ()
+    """Files of it that it lacked when it stood there already."""
+    unfinished: tuple[Path, ...] = ()
+    """Robustness files of the runs that are begun, and left out."""
 
 
 def add_entry(
@@ -59,6 +69,11 @@ def add_entry(
     SnnbenchError
         Naming every run and reason why these runs make no entry, or an entry of this name that is
         there with other content.
+
+    Notes
+    -----
+    A run's robustness goes with it where it is complete. Added again with more of it, an entry is replaced
+    by one that has all its files and these.
     """
     records = _records_by_seed(runs)
     _refuse_dirty(records, provisional)
@@ -75,17 +90,23 @@ def add_entry(
     try:
         # the folders are named as they will be, so that verification finds what it expects
         draft = workshop / entry.task / entry.name
-        sources = _fill(draft, entry, records)
+        audits = {run: audit for run in records if (audit := robustness_of_run(run))}
+        unfinished = [run / ROBUSTNESS_FILE for run, audit in audits.items() if not audit.complete]
+        sources = _fill(draft, entry, records, without=unfinished)
         verified = verify_entry(draft, tasks)
         if not verified.ok:
             told = [f"{sources.get(p.file, p.file)}: {p.what}" for p in verified.problems]
             raise SnnbenchError("\n".join(["these runs make no entry:", *_replaced(told, sources)]))
         was_there = _move(draft, final)
-        if was_there and not (verified := verify_entry(final, tasks)).ok:
+        completed = _complete(draft, final) if was_there else ()
+        if was_there and not (verified := verify_entry(draft if completed else final, tasks)).ok:
             raise SnnbenchError(
                 f"{final}: is there already and does not verify: {verified.problems[0]}"
             )
-        return Added(dataclasses.replace(verified, folder=final), was_there)
+        if completed:
+            _replace(final, draft, aside=workshop / "replaced")
+        verified = dataclasses.replace(verified, folder=final)
+        return Added(verified, was_there, completed, tuple(unfinished))
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
@@ -127,15 +148,21 @@ def _cover_sheet(record: RunRecord, cover: dict[str, Any], provisional: bool) ->
     return validated(Entry, filled, "entry")
 
 
-def _fill(draft: Path, entry: Entry, records: dict[Path, RunRecord]) -> dict[str, str]:
-    """Write the entry's files; returns where each came from."""
+def _fill(
+    draft: Path, entry: Entry, records: dict[Path, RunRecord], *, without: Sequence[Path]
+) -> dict[str, str]:
+    """Write the entry's files, copies of those of the runs; returns where each came from."""
     sources: dict[str, str] = {}
     for run, record in records.items():
         seed = record.spec.seed
-        copies = {RECORD: f"runs/seed-{seed}.json", PREDICTIONS: f"predictions/seed-{seed}.npz"}
+        copies = {
+            RECORD: f"runs/seed-{seed}.json",
+            PREDICTIONS: f"predictions/seed-{seed}.npz",
+            ROBUSTNESS_FILE: f"robustness/seed-{seed}.json",
+        }
         for name, file in copies.items():
             sources[file] = str(run / name)
-            if name == RECORD or (run / name).exists():
+            if name == RECORD or ((run / name).exists() and run / name not in without):
                 write_bytes(draft / file, (run / name).read_bytes())
     write_text(draft / COVER, entry_toml(entry))
     write_text(draft / MANIFEST, manifest_text(manifest_of(draft)))
@@ -150,7 +177,10 @@ def _replaced(lines: list[str], sources: dict[str, str]) -> list[str]:
 
 
 def _move(draft: Path, final: Path) -> bool:
-    """Put the draft in its place; True where the same entry stood there already."""
+    """Put the draft in its place; True where the same entry stood there already.
+
+    The one may have what the other lacks of what comes later.
+    """
     if not final.exists():
         try:
             os.rename(draft, final)
@@ -158,12 +188,43 @@ def _move(draft: Path, final: Path) -> bool:
         except OSError as error:
             if not final.exists():
                 raise SnnbenchError(f"{final}: cannot write: {error.strerror}") from error
-    if manifest_of(draft) != manifest_of(final):
+    ours, theirs = manifest_of(draft), manifest_of(final)
+    differing = [
+        file
+        for file in sorted(ours.keys() | theirs.keys())
+        if ours.get(file) != theirs.get(file)
+        and not (comes_later(file) and (file not in ours or file not in theirs))
+    ]
+    if differing:
         raise SnnbenchError(
-            f"{final}: an entry of this name is there with other content; give this one another --name,"
-            " or remove that folder first"
+            f"{final}: an entry of this name is there with other content ({', '.join(differing[:3])}"
+            f"{', ...' if len(differing) > 3 else ''}); give this one another --name, or remove that"
+            " folder first"
         )
     return True
+
+
+def _complete(draft: Path, final: Path) -> tuple[str, ...]:
+    """Give the draft what it lacks of the entry that is there; returns what that one lacks."""
+    ours, theirs = manifest_of(draft), manifest_of(final)
+    for file in entry_files(final):  # reruns by others, too, which no manifest of the entry lists
+        if not (draft / file).exists():
+            write_bytes(draft / file, (final / file).read_bytes())
+    write_text(draft / MANIFEST, manifest_text(manifest_of(draft)))
+    return tuple(sorted(ours.keys() - theirs.keys()))
+
+
+def _replace(final: Path, draft: Path, *, aside: Path) -> None:
+    """The draft in the place of what is there, which comes back if that fails."""
+    try:
+        os.rename(final, aside)
+        try:
+            os.rename(draft, final)
+        except BaseException:
+            os.rename(aside, final)
+            raise
+    except OSError as error:
+        raise SnnbenchError(f"{final}: cannot write: {error.strerror}") from error
 
 
 def read_cover(path: Path) -> dict[str, Any]:

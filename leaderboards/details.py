@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from snnbench.leaderboards.curves import confusion_of, curves_of
+from snnbench.leaderboards.robustness_view import changed_of
 from snnbench.leaderboards.table import Row
 from snnbench.record import Footprint, LayerWork, RunRecord
 
@@ -22,6 +23,7 @@ def details_of(row: Row) -> dict[str, Any]:
         "heard_before": _heard_before(row.records),
         "confusion": confusion_of(row),
         "curves": curves_of(row),
+        "changed": changed_of(row),
         "cost": _cost(row),
         "layers": _layers(row.records),
         "spec": flat({"model": spec.model.model_dump(), "train": spec.train.model_dump()}),

@@ -3,6 +3,7 @@
     <root>/<task>/<entry>/entry.toml               cover sheet (snnbench.record.Entry)
                           runs/seed-N.json         one RunRecord per seed
                           predictions/seed-N.npz   its proof; none for a diverged run
+                          robustness/seed-N.json   the run on changed samples, where it was tested on them
                           MANIFEST.sha256          hashes of all of the above
                           reproduced/              reruns by others, with a manifest of their own, see
                                                    snnbench.leaderboards.reproduction
@@ -28,7 +29,7 @@ MANIFEST = "MANIFEST.sha256"
 COVER = "entry.toml"
 REPRODUCED = "reproduced"
 _RUN_FILE = re.compile(
-    r"(runs/seed-(0|[1-9]\d*)\.json|predictions/seed-(0|[1-9]\d*)\.npz)", re.ASCII
+    r"((runs|robustness)/seed-(0|[1-9]\d*)\.json|predictions/seed-(0|[1-9]\d*)\.npz)", re.ASCII
 )
 _RERUN_FILE = re.compile(
     REPRODUCED + r"/(seed-(0|[1-9]\d*)\.(json|npz)|" + re.escape(MANIFEST) + ")", re.ASCII
@@ -94,6 +95,11 @@ def belongs(file: str) -> bool:
     return file in (COVER, MANIFEST) or any(
         pattern.fullmatch(file) for pattern in (_RUN_FILE, _RERUN_FILE)
     )
+
+
+def comes_later(file: str) -> bool:
+    """Whether an entry may get this file when it is on the board already: it changes none of the others."""
+    return file.startswith("robustness/")
 
 
 def manifest_of(folder: Path) -> dict[str, str]:

@@ -27,6 +27,7 @@ from snnbench.leaderboards.chart import (
 )
 from snnbench.leaderboards.details import details_of, duration, flat, short
 from snnbench.leaderboards.literature import MARKS, PROTOCOLS, LiteratureRow
+from snnbench.leaderboards.robustness_view import robustness_text
 from snnbench.leaderboards.table import Row, Table, data_digest
 from snnbench.spec import load_model, load_task
 
@@ -34,6 +35,7 @@ COLUMNS = {
     "place": "Rank",
     "entry": "Entry",
     "accuracy": "Accuracy %",
+    "robustness": "Robustness",
     "seeds": "Seeds",
     "spikes": "Spikes per sample",
     "parameters": "Parameters",
@@ -46,6 +48,7 @@ PAGE_COLUMNS = {
     "place": "Rank",
     "entry": "Entry",
     "accuracy": "Accuracy %",
+    "robustness": "Robustness",
     "seeds": "Seeds",
     "spikes": "Spikes per sample",
     "parameters": "Parameters",
@@ -99,6 +102,7 @@ def cells(row: Row) -> dict[str, str]:
         "place": row.place,
         "entry": row.entry.name if model == row.entry.name else f"{row.entry.name} ({model})",
         "accuracy": accuracy_text(row),
+        "robustness": robustness_text(row),
         "seeds": f"{len(row.records)}{diverged}",
         "spikes": f"{spikes.mean:,.0f}" if spikes else "–",
         "parameters": f"{row.n_parameters:,}",
@@ -107,6 +111,11 @@ def cells(row: Row) -> dict[str, str]:
         "data": row.data_agrees,
         "origin": row.origin,
     }
+
+
+def columns_of(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
+    """Those of `columns` that say something of this table: robustness where any row has it."""
+    return {k: title for k, title in columns.items() if k != "robustness" or table.has_robustness}
 
 
 def accuracy_text(row: Row) -> str:
@@ -127,10 +136,14 @@ def interval(row: Row) -> tuple[float, float]:
 def legend(table: Table) -> str:
     """What a reader must know to read the numbers of a table."""
     task = table.task
+    robustness = (
+        " Robustness: share of the accuracy above chance that is left on changed test samples (1: nothing is"
+        " lost, 0: chance)."
+    )
     return (
         f"Task {task.name} version {task.version}, protocol {task.protocol}, data"
         f" {data_digest(table.data)}. Mean ± standard deviation over seeds [95 % interval of the mean];"
-        f" a rank needs {task.min_seeds} seeds."
+        f" a rank needs {task.min_seeds} seeds.{robustness if table.has_robustness else ''}"
     )
 
 
@@ -144,10 +157,12 @@ def markdown(tables: Sequence[Table], literature: Sequence[LiteratureRow] = ()) 
                 "",
             ]
         lines += [legend(table), ""]
-        lines += ["| " + " | ".join(COLUMNS.values()) + " |"]
-        lines += ["|" + "|".join("---" for _ in COLUMNS) + "|"]
+        columns = columns_of(table, COLUMNS)
+        lines += ["| " + " | ".join(columns.values()) + " |"]
+        lines += ["|" + "|".join("---" for _ in columns) + "|"]
         for row in table.rows:
-            lines.append("| " + " | ".join(_markdown_cell(c) for c in cells(row).values()) + " |")
+            texts = cells(row)
+            lines.append("| " + " | ".join(_markdown_cell(texts[key]) for key in columns) + " |")
         lines.append("")
     lines += [
         "Rows that Welch's t-test at p < 0.05 does not separate from the best of their group share a"
@@ -315,7 +330,7 @@ def _table_view(table: Table, published: list[Mark]) -> dict[str, Any]:
     """What the template needs of a table beside the table itself."""
     marks = row_marks(table.rows)
     accuracy = accuracy_axis(marks)
-    columns = PAGE_COLUMNS
+    columns = columns_of(table, PAGE_COLUMNS)
     if len({row.origin for row in table.rows}) == 1:
         columns = {key: title for key, title in columns.items() if key != "origin"}
     return {
@@ -365,6 +380,7 @@ def _order(row: Row, position: int) -> dict[str, Any]:
         "place": position,
         "entry": row.entry.name,
         "accuracy": row.accuracy.mean,
+        "robustness": row.robustness.mean if row.robustness else "",
         "seeds": len(row.records),
         "spikes": row.spikes.mean if row.spikes else "",
         "parameters": row.n_parameters,

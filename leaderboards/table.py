@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from snnbench.leaderboards.reproduction import Comparison
 from snnbench.leaderboards.verify import Verified, verify_entry
 from snnbench.metrics import Summary, summarise
 from snnbench.record import DataIdentity, Entry, RunRecord, sha256_of
+from snnbench.robustness import Robustness, over_seeds
 from snnbench.spec import TaskSpec
 
 
@@ -33,6 +34,8 @@ class Row:
     """Where the entry lies with its predictions."""
     reruns: tuple[Comparison, ...] = ()
     """Seeds that somebody has trained again, all in agreement."""
+    audits: dict[int, Robustness] = field(default_factory=dict)
+    """By seed, of the seeds that were tested on changed samples."""
 
     @property
     def key(self) -> str:
@@ -53,6 +56,14 @@ class Row:
     def accuracy(self) -> Summary:
         """Over all seeds."""
         return summarise(self.accuracies)
+
+    @property
+    def robustness(self) -> Summary | None:
+        """Share of the accuracy above chance that is left on changed samples, over the seeds tested on them.
+
+        None where no seed was, or where one is not above chance on clean samples.
+        """
+        return over_seeds([audit.robustness for audit in self.audits.values()])
 
     @property
     def n_diverged(self) -> int:
@@ -105,7 +116,7 @@ class Row:
 
     def as_data(self) -> dict[str, Any]:
         """The row for `--json` and CSV; null where there is no figure."""
-        accuracy, spikes = self.accuracy, self.spikes
+        accuracy, spikes, robustness = self.accuracy, self.spikes, self.robustness
         return {
             "rank": self.rank,
             "standing": self.standing,
@@ -116,6 +127,9 @@ class Row:
             "accuracy_half_width_95": _number(accuracy.half_width_95),
             "seeds": len(self.records),
             "diverged": self.n_diverged,
+            "robustness": robustness.mean if robustness else None,
+            "robustness_sd": _number(robustness.sd) if robustness else None,
+            "robustness_seeds": len(self.audits),
             "spikes_per_sample": spikes.mean if spikes else None,
             "parameters": self.n_parameters,
             "seconds_per_epoch": self.seconds_per_epoch,
@@ -133,6 +147,11 @@ class Table:
     task: TaskSpec
     data: DataIdentity
     rows: tuple[Row, ...]
+
+    @property
+    def has_robustness(self) -> bool:
+        """Whether any row was tested on changed samples."""
+        return any(row.audits for row in self.rows)
 
     @property
     def key(self) -> str:
@@ -179,6 +198,7 @@ def make_tables(verified: Iterable[tuple[str, Verified]]) -> list[Table]:
                 origin,
                 folder=found.folder,
                 reruns=found.reruns,
+                audits=found.audits,
             )
             comparable.setdefault(key, []).append(row)
     return [

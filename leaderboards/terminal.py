@@ -14,6 +14,7 @@ from snnbench.leaderboards.render import (
     LITERATURE_TITLE,
     SYNTHETIC,
     cells,
+    columns_of,
     explained,
     legend,
     literature_cells,
@@ -88,7 +89,7 @@ class TerminalLiterature:
 def _layout(table: Table, width: int) -> dict[str, list[str]]:
     """Cells by column: on one line, else on two, then without as many last columns as do not fit."""
     rows = [cells(row) for row in table.rows]
-    whole = {key: [plain(row[key]) for row in rows] for key in COLUMNS}
+    whole = {key: [plain(row[key]) for row in rows] for key in columns_of(table, COLUMNS)}
     folded = {
         key: [text.replace(" (", "\n(", 1).replace(" [", "\n[", 1) for text in texts]
         for key, texts in whole.items()

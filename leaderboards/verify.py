@@ -2,15 +2,16 @@
 
 What is proved: no byte differs from what was added; every run is of one task, model and data set and
 differs in its seed only; run ids follow from the specifications; every count follows from the stored
-predictions and labels; the data are those the task pins. What is not: that training gave these
-predictions. For that somebody has to train again: a statement of such a rerun is checked like a run, and
-has to agree with the seed it repeats (`snnbench.leaderboards.reproduction`).
+predictions and labels; the data are those the task pins; counts on changed samples (robustness) fit the
+run. What is not: that training gave these predictions, or the network those counts. For that somebody has
+to train again: a statement of such a rerun is checked like a run, and has to agree with the seed it repeats
+(`snnbench.leaderboards.reproduction`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -28,6 +29,7 @@ from snnbench.leaderboards.entries import (
     manifest_text,
 )
 from snnbench.leaderboards.reproduction import Comparison, compare, read_statement
+from snnbench.leaderboards.verify_robustness import check_robustness
 from snnbench.metrics import Counts, all_folds, best_epochs, count_by_group, count_correct
 from snnbench.record import (
     DataIdentity,
@@ -40,6 +42,7 @@ from snnbench.record import (
     read_record,
     sha256_of,
 )
+from snnbench.robustness import Robustness, read_robustness
 from snnbench.spec import TaskSpec
 
 PinState = Literal["agrees", "differs", "not pinned"]
@@ -69,6 +72,8 @@ class Verified:
     problems: tuple[Problem, ...]
     reruns: tuple[Comparison, ...] = ()
     """Seeds that somebody has trained again, by seed."""
+    audits: dict[int, Robustness] = field(default_factory=dict)
+    """By seed, of the runs that were tested on changed samples."""
 
     @property
     def ok(self) -> bool:
@@ -87,12 +92,14 @@ def verify_entry(folder: Path, tasks: Tasks) -> Verified:
         # a file that is not what was added proves nothing, so its content is not looked at
         return Verified(folder, None, (), {}, tuple(problems))
     entry = _read(read_entry, folder, COVER, problems)
+    files = entry_files(folder)
     records = {
         file: record
-        for file in entry_files(folder)
+        for file in files
         if file.startswith("runs/") and (record := _read(read_record, folder, file, problems))
     }
     pins: dict[str, PinState] = {}
+    audits: dict[int, Robustness] = {}
     if entry:
         problems += _check_cover(folder, entry)
     if records:
@@ -109,17 +116,19 @@ def verify_entry(folder: Path, tasks: Tasks) -> Verified:
             problems += _check_same(file, record, first, reference, entry)
             problems += _check_record(file, record)
             problems += _check_predictions(folder, file, record)
+            tested = _robustness_of(file)
+            if tested in files and (audit := _read(read_robustness, folder, tested, problems)):
+                audits[record.spec.seed] = audit
+                problems += [Problem(tested, what) for what in check_robustness(audit, record)]
     elif not problems:
         problems.append(Problem("runs", "there is no run"))
     reruns = _check_reruns(folder, records, problems)
-    files = entry_files(folder)
-    proofs = {f for f in files if f.endswith(".npz")}
-    runs = {f for f in files if f.endswith(".json")}
-    problems += [
-        Problem(f, "belongs to no run") for f in sorted(proofs - {_predictions_of(r) for r in runs})
-    ]
+    runs = {f for f in files if f.startswith(("runs/", f"{REPRODUCED}/")) and f.endswith(".json")}
+    of_runs = {f for f in files if f.endswith(".npz") or f.startswith("robustness/")}
+    of_runs -= {of(run) for run in runs for of in (_predictions_of, _robustness_of)}
+    problems += [Problem(f, "belongs to no run") for f in sorted(of_runs)]
     by_seed = sorted(records.values(), key=lambda record: record.spec.seed)
-    return Verified(folder, entry, tuple(by_seed), pins, tuple(problems), tuple(reruns))
+    return Verified(folder, entry, tuple(by_seed), pins, tuple(problems), tuple(reruns), audits)
 
 
 def data_pins(task: TaskSpec, data: DataIdentity) -> dict[str, PinState]:
@@ -438,6 +447,10 @@ def _without(folder: Path, file: str, error: SnnbenchError) -> str:
 
 def _predictions_of(run_file: str) -> str:
     return run_file.replace("runs/", "predictions/").replace(".json", ".npz")
+
+
+def _robustness_of(run_file: str) -> str:
+    return run_file.replace("runs/", "robustness/")
 
 
 def _told(counts: Counts | None) -> str:

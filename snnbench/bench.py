@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from snnbench.models.network_base import Network
     from snnbench.profiling import NoProfile
     from snnbench.tracking import NullTracker
-    from snnbench.train import BatchReport, EpochReport, FitResult
+    from snnbench.train import BatchReport, EpochReport, FitResult, LeftOut
 
 RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -127,23 +127,31 @@ def run_seed(
             on_epoch(report)
 
     def train(
-        train: Spikes, valid: Spikes | None, *, folder: Path, epochs: int | None = None
+        train: Spikes,
+        valid: Spikes | None,
+        *,
+        folder: Path,
+        epochs: int | None = None,
+        left_out: LeftOut | None = None,
     ) -> FitResult:
+        def told(report: BatchReport) -> None:
+            if on_batch:
+                on_batch(report._replace(left_out=left_out))
+
         return fit(
             spec,
             train,
             valid,
             folder=folder,
             device=device,
-            on_epoch=tracked if folder == run_folder else None,  # not the folds of class B
-            on_batch=on_batch,
+            on_epoch=None if left_out else tracked,
+            on_batch=told if on_batch else None,
             resume=resume,
             engine=engine,
             profile=profile,
             epochs=epochs,
         )
 
-    run_folder = folder
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result, folds, folds_s = learn(spec, dataset, folder, train)
     evaluating = time.perf_counter()

@@ -3,9 +3,10 @@
     terms = Terms.of(spec, test)
     changed = corrupt(part, Setting("deletion", 0.25, seed=0), terms)
 
-Levels and seeds are fixed in tables, and random numbers come from a generator of each sample's own: its
-key is a hash of version, corruption, level, seed and the sample's name (source id). So everybody gets the
-same changed samples from one data file, whatever the batches, the order or the selection of samples.
+Levels and seeds are fixed in tables (`snnbench.corruption_spec`), and random numbers come from a generator
+of each sample's own: its key is a hash of version, corruption, level, seed and the sample's name (source
+id). So everybody gets the same changed samples from one data file, whatever the batches, the order or the
+selection of samples.
 NumPy promises the raw numbers of its Philox generator for good, but not what it makes of them; a test
 holds this module to the exact spikes. Whatever changes them makes another version.
 
@@ -18,43 +19,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
+from snnbench.corruption_spec import VERSION, Setting
 from snnbench.data_prep.binning import Binning
 from snnbench.data_prep.spikes import Spikes, SpikeSplit
 from snnbench.errors import unknown_name
-from snnbench.spec import RunSpec, TaskSpec
-
-VERSION = "corruptions/1"
-"""Of the tables below and of all that decides the changed spikes."""
-
-SEEDS = (0, 1, 2)
-"""Draws of what is random; three show how much the draw matters."""
-
-_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Of what is lost: from a tenth, to all but a tenth."""
-
-_WIDTHS = (0.005, 0.01, 0.02, 0.05, 0.1)
-"""Standard deviations as a share of the whole axis, duration or units. A word of 1.4 s and an image of
-0.1 s then both go from half a bin, of the usual hundred, to ten bins: from 7 to 140 ms the one, from 0.5
-to 10 ms the other; 700 cochlea channels from 3.5 units to 70, 784 pixels from 4 to 78."""
-
-_TEMPI = (0.1, 0.2, 0.35, 0.5, 1.0)
-"""How much faster or slower: from a tenth, as one speaker varies, to twice or half the tempo."""
-
-
-class Setting(NamedTuple):
-    """Which corruption, how strong, and which of its random draws."""
-
-    corruption: str
-    level: float
-    """0 changes nothing; what else it means, each corruption says."""
-    seed: int
+from snnbench.spec import RunSpec
 
 
 class Terms(NamedTuple):
@@ -185,60 +161,16 @@ def speak_slower(part: SpikeSplit, more: float, draws: Draws, terms: Terms) -> S
     return replace(part, times=(part.times * np.float64(1 + more)).astype(np.float32))
 
 
-@dataclass(frozen=True)
-class Corruption:
-    """A way to change samples, and how strongly."""
-
-    title: str
-    axis: str
-    """What `in_terms` gives, with its unit."""
-    levels: tuple[float, ...]
-    """Without 0, which is the clean sample."""
-    change: Callable[[SpikeSplit, float, Draws, Terms], SpikeSplit]
-    in_terms: Callable[[float, TaskSpec], float]
-    """A level as a person would say it of a task."""
-    random: bool = True
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Draws of every level; of what is not random there is one."""
-        return SEEDS if self.random else SEEDS[:1]
-
-
-def _percent(level: float, task: TaskSpec) -> float:
-    return 100 * level
-
-
-CORRUPTIONS = {
-    "deletion": Corruption("Spike deletion", "Spikes left out (%)", _SHARES, delete, _percent),
-    "time-jitter": Corruption(
-        "Time jitter", "sd (ms)", _WIDTHS, jitter_times, lambda level, t: 1e3 * level * t.duration_s
-    ),
-    "channel-noise": Corruption(
-        "Channel noise", "sd (units)", _WIDTHS, move_units, lambda level, t: level * t.n_units
-    ),
-    # a tenth of noise can take more than half of what a network knows of words: it is everywhere, where
-    # their own spikes stand close together
-    "noise-spikes": Corruption(
-        "Noise spikes", "Spikes added (%)", (0.02, 0.05, 0.1, 0.25, 0.5), add_noise, _percent
-    ),
-    "channel-loss": Corruption(
-        "Channel loss", "Silent units (%)", _SHARES, silence_units, _percent
-    ),
-    "faster": Corruption(
-        "Faster", "Times as fast", _TEMPI, speak_faster, lambda level, t: 1 + level, random=False
-    ),
-    "slower": Corruption(
-        "Slower", "Times as long", _TEMPI, speak_slower, lambda level, t: 1 + level, random=False
-    ),
+CHANGES: dict[str, Callable[[SpikeSplit, float, Draws, Terms], SpikeSplit]] = {
+    "deletion": delete,
+    "time-jitter": jitter_times,
+    "channel-noise": move_units,
+    "noise-spikes": add_noise,
+    "channel-loss": silence_units,
+    "faster": speak_faster,
+    "slower": speak_slower,
 }
-"""By name, in the order in which they are told."""
-
-
-def settings_of(corruption: str) -> list[Setting]:
-    """All levels and seeds of a corruption, level by level."""
-    kind = CORRUPTIONS[corruption]
-    return [Setting(corruption, level, seed) for level in kind.levels for seed in kind.seeds]
+"""By name, as in `snnbench.corruption_spec.CORRUPTIONS`."""
 
 
 def corrupt(part: SpikeSplit, setting: Setting, terms: Terms) -> SpikeSplit:
@@ -249,9 +181,9 @@ def corrupt(part: SpikeSplit, setting: Setting, terms: Terms) -> SpikeSplit:
     UsageError
         There is no such corruption.
     """
-    if setting.corruption not in CORRUPTIONS:
-        raise unknown_name("corruption", setting.corruption, list(CORRUPTIONS))
-    return CORRUPTIONS[setting.corruption].change(part, setting.level, Draws(setting), terms)
+    if setting.corruption not in CHANGES:
+        raise unknown_name("corruption", setting.corruption, list(CHANGES))
+    return CHANGES[setting.corruption](part, setting.level, Draws(setting), terms)
 
 
 def _folded(values: NDArray[np.float64], length: float) -> NDArray[np.float64]:

@@ -29,7 +29,7 @@ from snnbench.spec import RunSpec
 if TYPE_CHECKING:
     from snnbench.data_prep.spikes import Spikes
     from snnbench.data_prep.store import SpikeDataset, SplitReader
-    from snnbench.train import FitResult
+    from snnbench.train import FitResult, LeftOut
 
 FOLDS = "folds"
 """Folder, in that of a run of class B, with a folder for each speaker left out."""
@@ -40,9 +40,15 @@ class Fit(Protocol):
     """`snnbench.train.fit` with all but the samples, the folder and the number of epochs decided."""
 
     def __call__(
-        self, train: Spikes, valid: Spikes | None, *, folder: Path, epochs: int | None = None
+        self,
+        train: Spikes,
+        valid: Spikes | None,
+        *,
+        folder: Path,
+        epochs: int | None = None,
+        left_out: LeftOut | None = None,
     ) -> FitResult:
-        """Train on some samples."""
+        """Train on some samples; `left_out` says of which fold of class B, for progress."""
 
 
 class Learnt(NamedTuple):
@@ -127,6 +133,8 @@ def leave_one_out(
 
     A fold that is finished is not done again, and one that was stopped goes on.
     """
+    from snnbench.train import LeftOut
+
     present = sorted({*np.unique(train.groups).tolist(), *np.unique(valid.groups).tolist()})
     names = dataset.header.groups
     if len(present) < 2:
@@ -135,13 +143,15 @@ def leave_one_out(
             f" {', '.join(names[g] for g in present) or 'none'} to learn from; take class A or C"
         )
     folds: dict[str, Fold] = {}
-    for group in present:
+    for number, group in enumerate(present, 1):
         # a name is the data file's own text: as a folder it stays one, below FOLDS
         place = folder / FOLDS / quote(names[group], safe=" ").replace(".", "%2E")
         fold = _finished_fold(place / FOLD_FILE)
         if fold is None:
             others = Selection([train, valid], set(present) - {group})
-            result = fit(others, Selection([train, valid], {group}), folder=place)
+            alone = Selection([train, valid], {group})
+            which = LeftOut(names[group], number, len(present))
+            result = fit(others, alone, folder=place, left_out=which)
             if result.status == "diverged":
                 return folds, result
             validation = tuple(r.valid for r in result.history if r.valid is not None)

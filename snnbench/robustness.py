@@ -3,21 +3,22 @@
 `robustness.json` stands in the run folder beside the record, which it leaves as it is: a later audit of
 a finished run on changed test samples (`snnbench.corruptions`). The reader accepts only what the schema
 knows, whole corruptions with all their levels and seeds; corruptions that are still missing are tested
-when the command is called again.
+when the command is called again. A leaderboard reads these files, too, so nothing here needs torch.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from snnbench.corruptions import CORRUPTIONS, settings_of
+from snnbench.corruption_spec import CORRUPTIONS, settings_of
 from snnbench.errors import SnnbenchError
-from snnbench.metrics import Counts, together
+from snnbench.metrics import Counts, Summary, summarise, together
 from snnbench.paths import write_text
 from snnbench.record import Environment, RunRecord
 from snnbench.spec_base import describe_validation_error
@@ -40,7 +41,7 @@ class Robustness(BaseModel):
 
     schema_version: Literal["snnbench-robustness/1"] = "snnbench-robustness/1"
     version: Literal["corruptions/1"] = "corruptions/1"
-    """Of levels, seeds and random numbers (`snnbench.corruptions.VERSION`)."""
+    """Of levels, seeds and random numbers (`snnbench.corruption_spec.VERSION`)."""
     run_id: str
     checkpoint_sha256: str
     data_fingerprint: str
@@ -115,6 +116,12 @@ class Robustness(BaseModel):
         return math.fsum(told) / len(told) if len(told) == len(values) else None
 
 
+def over_seeds(values: Sequence[float | None]) -> Summary | None:
+    """Of one number of several runs; None where one of them has none, or there is no run."""
+    told = [value for value in values if value is not None]
+    return summarise(told) if told and len(told) == len(values) else None
+
+
 def count_by_acquaintance(
     record: RunRecord, by_group: dict[str, Counts], no_groups: str
 ) -> dict[Literal["trained", "validated", "unseen"], Counts]:
@@ -141,15 +148,24 @@ def write_robustness(path: Path, robustness: Robustness) -> None:
     write_text(path, robustness.model_dump_json(indent=1) + "\n")
 
 
+def robustness_of_run(folder: Path) -> Robustness | None:
+    """What a run folder holds, finished or begun; SnnbenchError says what to do with a damaged file."""
+    path = folder / ROBUSTNESS_FILE
+    try:
+        return read_robustness(path) if path.is_file() else None
+    except SnnbenchError as error:
+        raise SnnbenchError(
+            f"{error}; move it away, and test again with `snnbench eval {folder} --corrupt`"
+        ) from None
+
+
 def read_robustness(path: Path) -> Robustness:
-    """Read and validate; SnnbenchError names the file, what does not fit, and what to do."""
-    remedy = f"move it away, and test again with `snnbench eval {path.parent} --corrupt`"
+    """Read and validate; SnnbenchError names the file and what does not fit."""
     try:
         data = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SnnbenchError(f"{path}: cannot be read: {error}; {remedy}") from None
+        raise SnnbenchError(f"{path}: cannot be read: {error}") from None
     try:
         return Robustness.model_validate(data)
     except ValidationError as error:
-        problem = describe_validation_error(Robustness, error, str(path))
-        raise SnnbenchError(f"{problem}; {remedy}") from None
+        raise SnnbenchError(describe_validation_error(Robustness, error, str(path))) from None

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from snnbench.corruptions import CORRUPTIONS, VERSION
+from snnbench.corruption_spec import CORRUPTIONS, VERSION
 from snnbench.metrics import summarise
 from snnbench.plots import BLUE, GREEN, INK, ORANGE, PINK, QUIET, SKY, STYLE, titled_figure
 from snnbench.robustness import Robustness

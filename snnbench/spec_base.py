@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from types import NoneType, UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 
@@ -156,7 +156,8 @@ def _walk(kind: type[BaseModel], loc: Iterable[Any]) -> tuple[list[str], Any]:
         if isinstance(declared, type) and issubclass(declared, BaseModel):
             field = declared.model_fields.get(str(part))
             declared = field.annotation if field else None
-            if len(some := [a for a in get_args(declared) if a is not NoneType]) == 1:
+            some = [a for a in get_args(declared) if a is not NoneType]
+            if len(some) == 1 and get_origin(declared) is not Literal:
                 [declared] = some  # `Model | None`
                 if get_origin(declared) is Annotated:  # a union of kinds, or None
                     declared = get_args(declared)[0]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from snnbench.bench import PREDICTIONS_FILE, RECORD_FILE, environment_of, finished_record
-from snnbench.corruptions import CORRUPTIONS, Terms, corrupt, settings_of
+from snnbench.corruption_spec import CORRUPTIONS, settings_of
+from snnbench.corruptions import Terms, corrupt
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import count_by_group, count_correct
 from snnbench.record import Environment, RunRecord, read_predictions
@@ -24,7 +25,7 @@ from snnbench.robustness import (
     Point,
     Robustness,
     count_by_acquaintance,
-    read_robustness,
+    robustness_of_run,
     write_robustness,
 )
 from snnbench.sizes import EVALUATION_BATCH
@@ -68,7 +69,7 @@ def stress_run(
         of another version or run, or was begun with another engine or device.
     """
     record, path = _record_of(folder, dataset), folder / ROBUSTNESS_FILE
-    begun = read_robustness(path) if path.is_file() else None
+    begun = robustness_of_run(folder)
     if begun:
         _check_belongs(path, begun, record, engine)
         if begun.complete:

@@ -58,6 +58,15 @@ DEAD_SPIKES_PER_SAMPLE = 0.01
 SATURATED_STEPS = 0.5
 
 
+class LeftOut(NamedTuple):
+    """Whose turn it is to be left out, while class B seeks the number of epochs (`snnbench.protocol`)."""
+
+    speaker: str
+    number: int
+    """Of the fold, from 1."""
+    of: int
+
+
 class BatchReport(NamedTuple):
     """Progress within an epoch."""
 
@@ -68,6 +77,8 @@ class BatchReport(NamedTuple):
     """Mean over the epoch's samples so far."""
     events_per_s: float
     """Input spikes trained on per second, over the epoch so far."""
+    left_out: LeftOut | None = None
+    """None where the network is trained that is tested in the end."""
 
 
 class EpochReport(NamedTuple):
@@ -76,6 +87,7 @@ class EpochReport(NamedTuple):
     epoch: int
     """From 1."""
     epochs: int
+    """At most so many."""
     loss: float
     """Mean over the training samples."""
     train: Counts
@@ -425,7 +437,7 @@ class _Run:
         self.history.append(
             EpochReport(
                 epoch=epoch,
-                epochs=self.spec.train.epochs,
+                epochs=int(min(self.spec.train.epochs, self.most_epochs)),
                 loss=trained.loss,
                 train=trained.counts,
                 valid=valid,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from snnbench.corruption_spec import CORRUPTIONS, settings_of
 from snnbench.metrics import Counts, count_by_group, count_correct
 from snnbench.record import (
     DataIdentity,
@@ -19,9 +20,17 @@ from snnbench.record import (
     Predictions,
     RunRecord,
     labels_sha256,
+    read_record,
     sha256_of,
     write_predictions,
     write_record,
+)
+from snnbench.robustness import (
+    ROBUSTNESS_FILE,
+    Point,
+    Robustness,
+    count_by_acquaintance,
+    write_robustness,
 )
 from snnbench.spec import RunSpec, TaskSpec, TrainSpec, load_task
 
@@ -130,6 +139,45 @@ def make_record(
             "seconds_per_epoch": 2.25 + seed / 16,
         }
     )
+
+
+def make_robustness(record: RunRecord, left: float = 0.5) -> Robustness:
+    """A complete audit of a finished run: each level leaves about `left` of what the one before left."""
+    assert record.test is not None
+    assert record.checkpoint_sha256 is not None
+    clean, chance = record.test, 1 / record.spec.task.n_classes
+    points: dict[str, list[Point]] = {}
+    for name, corruption in CORRUPTIONS.items():
+        points[name] = []
+        for setting in settings_of(name):
+            share = left ** (1 + corruption.levels.index(setting.level))
+            accuracy = chance + share * (clean.accuracy - chance)
+            points[name].append(
+                Point(
+                    level=setting.level,
+                    seed=setting.seed,
+                    correct=round(accuracy * clean.total),
+                    total=clean.total,
+                )
+            )
+    return Robustness(
+        run_id=record.run_id,
+        checkpoint_sha256=record.checkpoint_sha256,
+        data_fingerprint=record.data.fingerprint,
+        n_classes=record.spec.task.n_classes,
+        environment=record.environment,
+        clean=clean,
+        different_predictions=0,
+        speakers=count_by_acquaintance(record, record.test_by_group, "all"),
+        points=points,
+    )
+
+
+def add_robustness(run: Path, **keys: Any) -> Path:
+    """Write a run folder's robustness.json. Keys: `make_robustness`."""
+    path = run / ROBUSTNESS_FILE
+    write_robustness(path, make_robustness(read_record(run / "record.json"), **keys))
+    return path
 
 
 def make_environment(dirty: bool | None = False) -> Environment:

@@ -23,7 +23,7 @@ from snnbench.record import (
     write_record,
 )
 from snnbench.spec import DataPins, load_task
-from tests.factories import make_run_folder, make_run_folders
+from tests.factories import add_robustness, make_run_folder, make_run_folders
 
 EVIL = (
     '<script>alert(1)</script><img src=x onerror="alert(2)"> {{ 7*7 }} | [x](javascript:alert(3))'
@@ -40,6 +40,10 @@ ROWS: list[tuple[str, int, dict[str, Any]]] = [
     ("once", 1, {"accuracy": 0.99, "spikes": 700}),
 ]
 """Of task hd: name, seeds, keys of `make_record`."""
+TESTED = {"steady": 10, "close": 3, "once": 1}
+"""Seeds that are tested on changed samples."""
+LEFT = {"steady": 0.7, "close": 0.8, "once": 0.5}
+"""Share of the accuracy above chance that each level leaves of the one before."""
 
 
 def published(name: str, year: int, source: str, percent: float, **more: Any) -> LiteratureRow:
@@ -118,7 +122,11 @@ def with_later_figures(record: RunRecord) -> RunRecord:
 
 
 def make_board(folder: Path) -> Path:
-    """The board's folder, made in `folder`. Every row of hd but `weak` has the later figures."""
+    """The board's folder, made in `folder`. Every row of hd but `weak` has the later figures.
+
+    Of hd, `steady` is tested on changed samples with all seeds, `close` with three of its ten, `once` with
+    its one.
+    """
     root = folder / "board"
     for name, n, keys in ROWS:
         runs = make_run_folders(folder / name, n, **keys)
@@ -126,6 +134,8 @@ def make_board(folder: Path) -> Path:
             for run in runs:
                 path = run / "record.json"
                 write_record(path, with_later_figures(read_record(path)))
+        for run in runs[: TESTED.get(name, 0)]:
+            add_robustness(run, left=LEFT[name])
         add_entry(runs, root, shipped_tasks(), cover={"name": name})
     runs = [
         make_run_folder(folder / "evil", seed=0, status="diverged", task=SYNTHETIC),

@@ -23,8 +23,10 @@ from snnbench.leaderboards.entries import (
 )
 from snnbench.leaderboards.verify import Verified, verify_entry
 from snnbench.record import Entry, Predictions, sha256_of, write_predictions
+from snnbench.robustness import read_robustness, write_robustness
 from snnbench.spec import load_task
 from tests.factories import (
+    add_robustness,
     make_predictions,
     make_record,
     make_run_folder,
@@ -389,6 +391,191 @@ def test_pins_are_compared_one_by_one(tmp_path):
         add_entry([run], tmp_path / "b", {("hd", 1): differing}, cover={})
 
 
+# ---------------------------------------------------------------- robustness
+
+
+@pytest.fixture
+def tested(tmp_path, board) -> Path:
+    """An entry of three seeds, one diverged, the others tested on changed samples."""
+    runs = make_run_folders(tmp_path / "runs", 2, n_samples=60)
+    for run in runs:
+        add_robustness(run)
+    runs.append(make_run_folder(tmp_path / "runs", seed=2, status="diverged", n_samples=60))
+    return add(runs, board).folder
+
+
+def test_robustness_goes_with_its_run_byte_for_byte(tmp_path, board):
+    runs = make_run_folders(tmp_path / "runs", 3)
+    paths = [add_robustness(run) for run in runs[:2]]
+    verified = add(runs, board)
+    files = tree(verified.folder)
+    for seed, path in enumerate(paths):
+        assert files[f"robustness/seed-{seed}.json"] == path.read_bytes()
+        assert f"robustness/seed-{seed}.json\n".encode() in files["MANIFEST.sha256"]
+    assert "robustness/seed-2.json" not in files
+    assert sorted(verified.audits) == [0, 1]
+    assert verified.audits[0] == read_robustness(paths[0])
+
+
+FORGED_ROBUSTNESS = [
+    (("run_id",), "another", "run_id is 'another', that of the record is 'hd-ff-lif-seed0"),
+    (("checkpoint_sha256",), "2" * 64, "checkpoint_sha256 is '222"),
+    (("data_fingerprint",), "e" * 64, "data_fingerprint is 'eee"),
+    (("n_classes",), 40, "n_classes is 40, that of the record is 20"),
+    (("clean", "correct"), 60, "clean.correct is 60 of 60, the record has 48, and"),
+    (("clean", "correct"), 47, "different_predictions is 0"),
+    (("different_predictions",), 61, "different_predictions is 61 of 60"),
+    (("speakers", "unseen", "correct"), 47, "speakers.unseen.correct is 47 of 60"),
+    (("speakers", "unseen", "correct"), 47, "speakers.correct are not 48 together"),
+    (("speakers", "unseen", "total"), 59, "speakers.unseen.total is 59, the record's test has 60"),
+    (("speakers",), {}, "speakers.unseen.total is nothing"),
+    (("points", "faster"), None, "is not complete: faster not tested"),
+    (("points", "slower", 0, "correct"), 61, "no count is larger"),
+    (("points", "slower", 0, "level"), 0.2, "slower: levels and seeds are not those"),
+    (("version",), "corruptions/2", "unknown version 'corruptions/2'; did you mean corruptions/1?"),
+    (("robustness",), 0.99, "unknown key"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    FORGED_ROBUSTNESS,
+    ids=[".".join(map(str, f[0])) for f in FORGED_ROBUSTNESS],
+)
+def test_forged_robustness_with_a_fitting_manifest_is_caught(tested, path, value, message):
+    file = tested / "robustness/seed-0.json"
+    data = json.loads(file.read_text())
+    set_in(*path)(data, value)
+    if value is None:
+        del data["points"]["faster"]
+    file.write_text(json.dumps(data))
+    assert "robustness/seed-0.json: sha256 is" in problems(tested)
+    sign(tested)
+    assert message in problems(tested)
+    assert problems(tested).startswith("robustness/seed-0.json")
+
+
+def test_predictions_that_differ_here_leave_room_for_other_clean_counts(tested):
+    file = tested / "robustness/seed-0.json"
+    data = json.loads(file.read_text())
+    for counts in (data["clean"], data["speakers"]["unseen"]):
+        counts["correct"] += 2
+    data["different_predictions"] = 1
+    file.write_text(json.dumps(data))
+    sign(tested)
+    assert "clean.correct is 50 of 60" in problems(tested)
+    data["different_predictions"] = 2
+    file.write_text(json.dumps(data))
+    sign(tested)
+    assert problems(tested) == ""
+
+
+def test_robustness_of_no_run_or_of_another_is_caught(tested):
+    file = tested / "robustness/seed-1.json"
+    for name, message in (
+        ("seed-7.json", "robustness/seed-7.json: belongs to no run"),
+        ("seed-2.json", "robustness/seed-2.json: belongs to a diverged run"),
+        ("seed-0.json", "robustness/seed-0.json: run_id is"),
+    ):
+        before = tree(tested)
+        file.with_name(name).write_bytes(file.read_bytes())
+        sign(tested)
+        assert message in problems(tested)
+        if name == "seed-0.json":
+            file.with_name(name).write_bytes(before["robustness/seed-0.json"])
+        else:
+            file.with_name(name).unlink()
+    sign(tested)
+    assert problems(tested) == ""
+
+
+def test_foreign_robustness_is_refused_with_its_own_path(tmp_path, board):
+    runs = make_run_folders(tmp_path / "runs", 2)
+    path = add_robustness(runs[0])
+    path.rename(runs[1] / path.name)
+    with pytest.raises(SnnbenchError) as caught:
+        add(runs, board)
+    assert f"{runs[1] / path.name}: run_id is" in str(caught.value)
+    assert tree(board) == {}
+
+
+def test_robustness_that_is_not_finished_is_left_out_and_told(tmp_path, board, capsys):
+    runs = make_run_folders(tmp_path / "runs", 2)
+    whole = read_robustness(add_robustness(runs[0]))
+    half = whole.model_copy(update={"points": {"deletion": whole.points["deletion"]}})
+    path = runs[0] / "robustness.json"
+    write_robustness(path, half)
+    assert snnbench("board", "add", *runs, "--board", board) == 0
+    told = capsys.readouterr().err
+    assert f"{path}: is begun, not finished" in told
+    assert f"`snnbench eval {runs[0]} --corrupt`" in told
+    assert not (board / "hd/ff-lif/robustness").exists()
+
+
+def test_damaged_robustness_is_refused_with_a_way_out(tmp_path, board):
+    (run,) = make_run_folders(tmp_path / "runs", 1)
+    path = add_robustness(run)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(SnnbenchError, match=r"robustness.json: cannot be read.*move it away"):
+        add([run], board)
+    assert tree(board) == {}
+
+
+def test_robustness_completes_a_row_that_is_there(tmp_path, board, capsys):
+    runs = make_run_folders(tmp_path / "runs", 3)
+    add_robustness(runs[0])
+    command = ("board", "add", *runs, "--board", board)
+    assert snnbench(*command) == 0
+    before = tree(board / "hd/ff-lif")
+    moved = add_robustness(runs[1])
+    (runs[0] / "robustness.json").unlink()  # what the row has of it, it keeps
+    capsys.readouterr()
+    assert snnbench(*command) == 0
+    assert "completed with the robustness of 1 seed;" in capsys.readouterr().out
+    after = tree(board / "hd/ff-lif")
+    assert after.pop("robustness/seed-1.json") == moved.read_bytes()
+    assert after.pop("MANIFEST.sha256") != before.pop("MANIFEST.sha256")
+    assert after == before
+    assert problems(board / "hd/ff-lif") == ""
+    assert not list((board / "hd").glob(".*")), "the one that was replaced was left"
+    assert snnbench(*command, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["was_there"], told["completed"], told["robustness"]) == (True, [], [0, 1])
+
+
+def test_only_robustness_can_come_later_and_none_replaces_another(tmp_path, board):
+    runs = make_run_folders(tmp_path / "runs", 2)
+    add_robustness(runs[0])
+    add(runs, board)
+    before = tree(board)
+    add_robustness(runs[0], left=0.9)
+    add_robustness(runs[1])
+    with pytest.raises(SnnbenchError, match=r"other content \(robustness/seed-0.json\)"):
+        add(runs, board)
+    add_robustness(runs[0])
+    with pytest.raises(SnnbenchError, match=r"other content \(entry.toml\)"):
+        add(runs, board, cover={"authors": ["B"]})
+    assert tree(board) == before
+
+
+def test_a_row_that_cannot_be_replaced_stays(tmp_path, board, monkeypatch):
+    runs = make_run_folders(tmp_path / "runs", 1)
+    final = add(runs, board).folder
+    before = tree(board)
+    add_robustness(runs[0])
+    rename = os.rename
+
+    def full(source, target):
+        if Path(target) == final and "replaced" not in str(source):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(SnnbenchError, match="hd/ff-lif: cannot write: No space left"):
+        add(runs, board)
+    assert tree(board) == before
+
+
 # ---------------------------------------------------------------- the commands
 
 
@@ -469,7 +656,7 @@ def test_a_run_folder_that_is_not_there_exits_with_one(capsys):
     assert "nowhere/record.json: no such file" in capsys.readouterr().err
 
 
-def test_verification_never_imports_torch(entry, board):
+def test_verification_never_imports_torch(tested, board):
     code = (
         "import sys; from snnbench.cli import main\n"
         f"sys.argv = ['snnbench', 'board', 'verify', '--board', {str(board)!r}]\n"

@@ -17,7 +17,8 @@ from hypothesis import given
 
 from snnbench.bench import run_seed
 from snnbench.checkpoint import build_for
-from snnbench.corruptions import CORRUPTIONS, SEEDS, VERSION, Setting, Terms, corrupt, settings_of
+from snnbench.corruption_spec import CORRUPTIONS, SEEDS, VERSION, Setting, settings_of
+from snnbench.corruptions import Terms, corrupt
 from snnbench.data_prep.sources import NO_GROUPS
 from snnbench.data_prep.spikes import SpikeSplit
 from snnbench.data_prep.store import SpikeDataset
@@ -25,7 +26,13 @@ from snnbench.errors import SnnbenchError, UsageError
 from snnbench.evaluate import predict
 from snnbench.metrics import Counts
 from snnbench.record import RunRecord, read_record
-from snnbench.robustness import Point, Robustness, count_by_acquaintance, read_robustness
+from snnbench.robustness import (
+    Point,
+    Robustness,
+    count_by_acquaintance,
+    read_robustness,
+    robustness_of_run,
+)
 from snnbench.robustness_plots import robustness_curves
 from snnbench.spec import load_task, make_run_spec
 from snnbench.stress import stress_run
@@ -561,7 +568,7 @@ def test_an_edited_file_is_refused_by_name(
 ):
     path = edited(copied[1], change)
     with pytest.raises(SnnbenchError, match=message) as caught:
-        read_robustness(path)
+        robustness_of_run(copied[1])
     assert str(path) in str(caught.value)
     assert "move it away" in str(caught.value)
 
@@ -570,7 +577,7 @@ def test_a_truncated_file_is_refused_by_name(copied: tuple[Path, Path]):
     path = copied[1] / "robustness.json"
     path.write_text(path.read_text()[:200])
     with pytest.raises(SnnbenchError, match=r"robustness.json: cannot be read"):
-        read_robustness(path)
+        robustness_of_run(copied[1])
 
 
 @pytest.mark.parametrize("key", ["run_id", "checkpoint_sha256", "data_fingerprint"])

@@ -203,7 +203,10 @@ def test_task_with_published_results_only_has_a_tab(hd):
 
 # ---------------------------------------------------------------- sorting and filters
 
-COLUMNS = ["place", "entry", "accuracy", "seeds", "spikes", "parameters", "training", "epoch"]
+COLUMNS = [
+    *("place", "entry", "accuracy", "robustness", "seeds"),
+    *("spikes", "parameters", "training", "epoch"),
+]
 
 
 @browser_needed
@@ -367,6 +370,29 @@ def test_details_open_by_keyboard_and_show_the_evidence(hd):
         assert words in details.text
     press(hd, " ")
     assert not seen(details)
+
+
+@browser_needed
+def test_details_show_every_corruption_where_the_row_was_tested(hd):
+    rows = hd.find_elements("css selector", "#hd table.verified > tbody > tr.row")
+    cells = [one(row, ".robustness").text.split("\n") for row in rows]
+    figures = dict(zip(names(hd), cells, strict=True))
+    assert [len(figures[name]) for name in ("close", "steady", "once")] == [3, 2, 1]
+    assert figures["close"][2] == "3 of 10 seeds"
+    assert figures["weak"] == figures["half"] == ["–"]
+    one(hd, "#hd table.verified thead th.robustness button").click()
+    assert names(hd)[:3] == ["close", "steady", "once"], "most robust first, none last"
+    for name, body in zip(
+        names(hd), hd.find_elements("css selector", "#hd table.verified > tbody"), strict=True
+    ):
+        one(body, ".entry button").click()
+        tables = body.find_elements("css selector", ".changed table")
+        assert len(tables) == (name in ("close", "steady", "once"))
+        for table in tables:
+            lines = table.find_elements("css selector", ".changed tbody tr")
+            assert [len(line.find_elements("css selector", "td")) for line in lines] == [7] * 7
+            assert all(seen(line.find_element("css selector", ".curve.mean")) for line in lines)
+            assert f"Robustness {figures[name][0]}" in one(body, ".changed h3").text
 
 
 @browser_needed

@@ -13,6 +13,7 @@ import torch
 from snnbench.audit import AUDIT_FILE, audit_run
 from snnbench.bench import run_seed
 from snnbench.checkpoint import load_network
+from snnbench.cli.run import training_progress
 from snnbench.data_prep.store import SpikeDataset
 from snnbench.errors import SnnbenchError, UsageError
 from snnbench.leaderboards.add import add_entry
@@ -29,7 +30,7 @@ from snnbench.protocol import FOLD_FILE, FOLDS, SealedTest
 from snnbench.record import Moment, RunRecord, read_record
 from snnbench.spec import make_run_spec
 from snnbench.tracking import NullTracker
-from snnbench.train import fit
+from snnbench.train import BatchReport, EpochReport, LeftOut, fit
 from tests.tiny_data import make_samples, write_dataset
 
 CPU = torch.device("cpu")
@@ -154,6 +155,48 @@ def test_the_last_training_of_class_b_is_class_c_of_as_many_epochs_on_the_same_s
         a.model_copy(update={"seconds": b.seconds})
         for a, b in zip(other.history[: record.epochs_run], record.history, strict=True)
     )
+
+
+def test_progress_tells_whose_turn_it_is(finished: Any, data: Path, tmp_path: Path):
+    heard: list[BatchReport] = []
+    epochs: list[EpochReport] = []
+    record, folder = run(data, tmp_path, "B", on_batch=heard.append, on_epoch=epochs.append)
+    turns = list(dict.fromkeys(report.left_out for report in heard))
+    names = list(record.folds)
+    assert len(names) == 3
+    assert turns == [*(LeftOut(name, k, 3) for k, name in enumerate(names, 1)), None]
+    assert [(e.epoch, e.epochs) for e in epochs] == [
+        (epoch, record.epochs_run) for epoch in range(1, record.epochs_run + 1)
+    ], "epochs told are those of the network that is tested"
+    assert same(weights(folder), weights(finished["B"][1]))
+
+
+@pytest.mark.parametrize("n_seeds", [1, 2])
+def test_bar_counts_the_folds_of_class_b(n_seeds: int, capsys: pytest.CaptureFixture[str]):
+    specs = [
+        make_run_spec("hd", "ff-lif", seed=seed, data_fingerprint="", overrides=QUICK)
+        for seed in range(n_seeds)
+    ]
+    assert specs[0].train.epochs == 3
+
+    def batch(epoch: int, left_out: LeftOut | None = None) -> BatchReport:
+        return BatchReport(epoch, 5, 10, 0.5, 1e3, left_out)
+
+    def bar(*reports: BatchReport) -> str:
+        with training_progress(specs, {spec.run_id: 0 for spec in specs}) as (_, on_batch):
+            for report in reports:
+                on_batch(specs[0], report)
+        return capsys.readouterr().err.splitlines()[-1]
+
+    rest = 3 * (n_seeds - 1)  # another seed has told nothing yet
+    told = bar(batch(1, LeftOut("ann", 1, 2)), batch(2, LeftOut("bo", 2, 2)))
+    assert f" 4.5/{9 + rest} [" in told
+    assert "fold=bo 2/2" in told
+    assert ("seed=0" in told) == (n_seeds == 2)
+    told = bar(batch(3, LeftOut("bo", 2, 2)), batch(1))
+    assert f" 6.5/{9 + rest} [" in told
+    assert "fold" not in told
+    assert f" 0.5/{3 + rest} [" in bar(batch(1))
 
 
 def test_finished_folds_are_not_done_again(finished: Any, data: Path, tmp_path: Path):

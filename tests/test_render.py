@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from snnbench.corruption_spec import CORRUPTIONS
 from snnbench.leaderboards.add import add_entry
 from snnbench.leaderboards.chart import (
     COSTS,
@@ -29,9 +30,10 @@ from snnbench.leaderboards.chart import (
 from snnbench.leaderboards.curves import LEVELS, Confusion, confusion_of, curves_of
 from snnbench.leaderboards.details import details_of, duration, short, size
 from snnbench.leaderboards.entries import shipped_tasks
-from snnbench.leaderboards.render import MARKS, PROTOCOLS, page, render_board, rerun_commands
+from snnbench.leaderboards.render import MARKS, PROTOCOLS, cells, page, render_board, rerun_commands
+from snnbench.leaderboards.robustness_view import CHANCE_Y, CLEAN_Y, changed_of
 from snnbench.leaderboards.terminal import TerminalTables
-from tests.factories import make_run_folder
+from tests.factories import add_robustness, make_run_folder
 from tests.page_board import EVIL, LITERATURE, make_board, tables_of
 from tests.test_board import snnbench
 
@@ -412,3 +414,84 @@ def test_terminal_shows_other_peoples_text_as_it_is(tmp_path):
     screen = io.StringIO()
     Console(file=screen, width=200).print(TerminalTables(tuple(tables_of(tmp_path / "board"))))
     assert "row ([red]net [31m)" in screen.getvalue()
+
+
+# ---------------------------------------------------------------- robustness
+
+
+def test_robustness_is_the_mean_over_the_seeds_that_were_tested(board):
+    rows = {row.entry.name: row for row in hd_rows(board)}
+    # each level leaves 0.7 of what the one before left; counts are whole samples
+    told = {name: row.robustness for name, row in rows.items()}
+    assert told["steady"] is not None
+    assert told["steady"].mean == pytest.approx(sum(0.7**k for k in range(1, 6)) / 5, abs=2e-3)
+    assert told["once"] is not None
+    assert told["once"].mean == pytest.approx(sum(0.5**k for k in range(1, 6)) / 5, abs=2e-3)
+    assert np.isnan(told["once"].sd)
+    assert (told["weak"], told["half"]) == (None, None)
+    texts = {name: cells(row)["robustness"] for name, row in rows.items()}
+    assert re.fullmatch(r"0\.38\d ± 0\.00\d", texts["steady"])
+    assert re.fullmatch(r"0\.53\d ± 0\.00\d \(3 of 10 seeds\)", texts["close"])
+    assert re.fullmatch(r"0\.19\d", texts["once"])
+    assert (texts["weak"], texts["half"]) == ("–", "–")
+
+
+def test_robustness_of_a_network_that_only_guesses_is_not_told(tmp_path):
+    runs = [
+        make_run_folder(tmp_path / "runs", seed=s, accuracy=a) for s, a in enumerate((0.8, 0.05))
+    ]
+    for run in runs:
+        add_robustness(run)
+    add_entry(runs, tmp_path / "board", shipped_tasks(), cover={})
+    (row,) = tables_of(tmp_path / "board")[0].rows
+    assert row.robustness is None
+    assert row.as_data()["robustness"] is None
+    assert cells(row)["robustness"] == "–"
+    changed = changed_of(row)
+    assert {view.retained for view in changed} == {"–"}
+    assert {view.lines for view in changed} == {()}
+    assert "Robustness –" in Page(page(tables_of(tmp_path / "board"))).text
+
+
+def test_tables_have_robustness_only_where_a_row_has(board):
+    from rich.console import Console
+
+    files = render_board(tables_of(board))
+    assert "| Robustness |" in files["hd.md"]
+    assert "1: nothing is lost, 0: chance" in files["hd.md"]
+    assert "obustness" not in files["digits-synthetic.md"]
+    lines = {line["entry"]: line for line in csv.DictReader(io.StringIO(files["hd.csv"]))}
+    figures = [lines["close"][f"robustness{end}"] for end in ("", "_sd", "_seeds")]
+    close = next(row for row in hd_rows(board) if row.entry.name == "close").robustness
+    assert close is not None
+    assert [float(f) for f in figures] == [close.mean, close.sd, 3]
+    assert [lines["weak"][f"robustness{end}"] for end in ("", "_sd", "_seeds")] == ["", "", "0"]
+    heads = [a["data-key"] for tag, a in Page(files["index.html"]).elements if "data-key" in a]
+    assert heads.count("robustness") == 1, "one of two tables has it"
+    drawn = [io.StringIO(), io.StringIO()]
+    for screen, table in zip(drawn, tables_of(board), strict=True):
+        Console(file=screen, width=200).print(TerminalTables((table,)))
+    digits, hd = (screen.getvalue() for screen in drawn)
+    assert "0.53" in hd
+    assert "obustness" not in digits
+
+
+def test_details_tell_every_corruption(board):
+    rows = {row.entry.name: row for row in hd_rows(board)}
+    views = {view.title: view for view in changed_of(rows["close"])}
+    assert list(views) == [c.title for c in CORRUPTIONS.values()]
+    assert [level for level, _ in views["Time jitter"].levels] == ["7", "14", "28", "70", "140"]
+    clean = np.mean([rows["close"].accuracies[seed] for seed in range(3)])
+    found = [accuracy for _, accuracy in views["Spike deletion"].levels]
+    assert found == pytest.approx([0.05 + 0.8**k * (clean - 0.05) for k in range(1, 6)], abs=2e-3)
+    assert views["Faster"].retained == cells(rows["close"])["robustness"].split(" (")[0]
+    assert [kind for kind, _ in views["Slower"].lines] == [*["seed"] * 3, "mean"]
+    assert [kind for kind, _ in changed_of(rows["once"])[0].lines] == ["mean"]
+    for _, d in views["Slower"].lines:
+        x, y = np.reshape([float(v) for v in re.findall(r"[\d.]+", d)], (-1, 2)).T
+        assert x.tolist() == [0, 20, 40, 60, 80, 100]
+        assert y[0] == CLEAN_Y, "nothing is lost of the clean samples"
+        # the mean height of the levels is the share that is retained
+        shares = (CHANCE_Y - y[1:]) / (CHANCE_Y - CLEAN_Y)
+        assert shares.mean() == pytest.approx(sum(0.8**k for k in range(1, 6)) / 5, abs=5e-3)
+    assert changed_of(rows["weak"]) == []

@@ -28,7 +28,13 @@ from snnbench.leaderboards.table import make_tables, verify_roots
 from snnbench.leaderboards.verify import verify_entry
 from snnbench.record import RunRecord, read_predictions, read_record, sha256_of, write_predictions
 from tests.commands import snnbench, strict_json
-from tests.factories import make_predictions, make_record, make_run_folder, make_run_folders
+from tests.factories import (
+    add_robustness,
+    make_predictions,
+    make_record,
+    make_run_folder,
+    make_run_folders,
+)
 from tests.tiny_data import make_samples, write_dataset
 
 TASKS = shipped_tasks()
@@ -332,3 +338,15 @@ def test_an_entry_that_does_not_verify_is_not_trained(place):
     assert done.code == 1
     assert "what does not verify is not trained" in done.err
     assert not any(board.rglob("reproduced"))
+
+
+def test_robustness_that_comes_later_leaves_statements_where_they_are(tmp_path):
+    runs = make_run_folders(tmp_path / "runs", 2, n_samples=60)
+    entry = add_entry(runs, tmp_path / "board", TASKS, cover={}).verified.folder
+    state(entry)
+    before = manifest_of(entry / "reproduced")
+    add_robustness(runs[0])
+    assert add_entry(runs, tmp_path / "board", TASKS, cover={}).completed
+    assert manifest_of(entry / "reproduced") == before
+    verified = verify_entry(entry, TASKS)
+    assert (verified.ok, [c.seed for c in verified.reruns]) == (True, [0])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,9 @@ from hypothesis import strategies as st
 
 from snnbench.data_prep.selection import Selection
 from snnbench.data_prep.spikes import SpikeSplit
+from snnbench.data_prep.store import SpikeDataset
+from snnbench.errors import SnnbenchError
+from tests.tiny_data import write_dataset
 
 COUNTS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=12)
 """Of each sample: spikes, and group."""
@@ -51,6 +56,7 @@ def test_it_holds_the_samples_of_these_groups_in_order(
     found = Selection(parts, groups)
     assert len(found) == len(expected)
     assert found.n_spikes == sum(len(s[3]) for s in expected)
+    assert found.spike_counts.tolist() == [len(s[3]) for s in expected]
     assert found.labels.tolist() == [s[1] for s in expected]
     assert found.groups.tolist() == [s[2] for s in expected]
     in_blocks = [s for block in found.blocks(data.draw(st.integers(1, 20))) for s in listed(block)]
@@ -64,6 +70,22 @@ def test_blocks_of_whole_splits_are_not_copied():
     part = split_of([(3, 0), (2, 1)], 1)
     [block] = Selection([part]).blocks(100)
     assert np.shares_memory(block.times, part.times)
+
+
+def test_counting_spikes_reads_none(tmp_path: Path):
+    path = write_dataset(tmp_path / "data.h5")
+    with SpikeDataset.open(path) as dataset:
+        parts = [dataset.split("train"), dataset.split("valid")]
+        expected = sum(b.n_spikes for b in Selection(parts, {0, 2}).blocks(1 << 20))
+        assert dataset.split("train").spike_counts.sum() == dataset.split("train").n_spikes
+    with h5py.File(path, "r+") as file:
+        for split in ("train", "valid"):
+            del file[split]["units"]
+    with SpikeDataset.open(path) as dataset:
+        parts = [dataset.split("train"), dataset.split("valid")]
+        assert Selection(parts, {0, 2}).n_spikes == expected
+        with pytest.raises(SnnbenchError):
+            list(Selection(parts, {0, 2}).blocks(1 << 20))
 
 
 @pytest.mark.parametrize("groups", [set(), {9}])

@@ -64,6 +64,8 @@ def add(
     """Make run folders, one per seed, a row of a leaderboard.
 
     The runs must be of one task, model, training and data set. Nothing is added unless it verifies.
+    What `snnbench eval RUN... --corrupt` has written goes with them; add the same runs again to give it
+    to a row that is there already.
 
     \b
     Example: snnbench board add ~/runs/hd-rec-lif-seed* --name rec-lif --authors "A. Turing"
@@ -81,9 +83,18 @@ def add(
         "entry": added.verified.label,
         "folder": str(added.verified.folder),
         "seeds": [record.spec.seed for record in added.verified.records],
+        "robustness": sorted(added.verified.audits),
         "was_there": added.was_there,
+        "completed": list(added.completed),
     }
+    for path in added.unfinished:
+        note(
+            f"{path}: is begun, not finished, so the row goes without it; finish it with"
+            f" `snnbench eval {path.parent} --corrupt`, then add the same runs again"
+        )
     state = "was there already, identical" if added.was_there else "added and verified"
+    if n := len(added.completed):
+        state = f"was there already, completed with the robustness of {n} {'seed' if n == 1 else 'seeds'}"
     answer(as_json, data, f"{data['entry']}: {state}; {data['folder']}")
 
 

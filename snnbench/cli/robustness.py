@@ -123,7 +123,7 @@ def by_model(records: Mapping[Path, RunRecord]) -> dict[str, list[Path]]:
 
 def numbers(results: Sequence[Robustness]) -> dict[str, Any]:
     """What a model's trainings come to: mean and standard deviation over seeds, None where there is none."""
-    from snnbench.corruptions import CORRUPTIONS
+    from snnbench.corruption_spec import CORRUPTIONS
 
     return {
         "clean_accuracy": _over_seeds([r.clean.accuracy for r in results]),
@@ -138,7 +138,7 @@ def robustness_text(audits: Mapping[str, Sequence[Robustness]], task: TaskSpec) 
     """A table for every model, a corruption a line."""
     from rich.console import Group
 
-    from snnbench.corruptions import CORRUPTIONS, VERSION
+    from snnbench.corruption_spec import CORRUPTIONS, VERSION
 
     parts: list[Any] = []
     for model, results in audits.items():
@@ -187,13 +187,12 @@ def _tell(update: Callable[..., None], done: int, total: int, resumed: int, name
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, float | None]:
-    from snnbench.metrics import summarise
+    from snnbench.robustness import over_seeds
 
-    told = [v for v in values if v is not None]
-    if len(told) < len(values):
+    summary = over_seeds(values)
+    if summary is None:
         return {"mean": None, "sd": None}
-    summary = summarise(told)
-    return {"mean": summary.mean, "sd": summary.sd if len(told) > 1 else None}
+    return {"mean": summary.mean, "sd": summary.sd if len(values) > 1 else None}
 
 
 def _spread(number: Mapping[str, float | None], *, percent: bool = False) -> str:

@@ -474,7 +474,8 @@ def training_progress(
 ) -> Iterator[tuple[OnEpoch, OnBatch]]:
     """A progress bar over the epochs of all runs, with the last figures, and warnings below it.
 
-    `resumed` tells of each run how many epochs an earlier call has done.
+    `resumed` tells of each run how many epochs an earlier call has done. The folds of a run of class B are as
+    many times its epochs before; how many it then takes itself, they decide.
     """
     if not specs:
         yield (lambda spec, report: None), (lambda spec, report: None)
@@ -483,29 +484,43 @@ def training_progress(
     several = f"{len(specs)} seeds" if len(specs) > 1 else f"seed {first.seed}"
     total = {spec.run_id: spec.train.epochs for spec in specs}
     done = {run_id: float(epochs) for run_id, epochs in resumed.items()}
+    behind = dict(resumed)
+    folds: dict[str, int] = {}
     warned: set[tuple[int, str]] = set()
     figures: dict[str, str] = {}
     with progress_bar(f"{first.task.name} {first.model.name} {several}", "epoch") as update:
 
         def show() -> None:
-            behind = sum(resumed.values())
             so_far = round(sum(done.values()), 1)
             shown = int(so_far) if so_far.is_integer() else so_far
-            update(shown, sum(total.values()), resumed=behind, **figures)
+            update(shown, sum(total.values()), resumed=sum(behind.values()), **figures)
 
         def on_batch(spec: RunSpec, b: BatchReport) -> None:
-            done[spec.run_id] = b.epoch - 1 + b.samples_done / b.samples
+            run_id, epochs, fold = spec.run_id, spec.train.epochs, b.left_out
+            if fold:
+                before = (fold.number - 1) * epochs
+                if (
+                    run_id not in folds
+                ):  # folds before it are finished: an earlier call has done them
+                    behind[run_id] = before + b.epoch - 1
+                folds[run_id], total[run_id] = fold.of, (fold.of + 1) * epochs
+                figures.update({"seed": str(spec.seed)} if len(specs) > 1 else {})
+                figures["fold"] = f"{fold.speaker} {fold.number}/{fold.of}"
+            else:
+                before = folds.get(run_id, 0) * epochs
+                figures.pop("fold", None)
+            done[run_id] = before + b.epoch - 1 + b.samples_done / b.samples
             if len(specs) == 1:  # of several seeds these figures would flicker
                 speed = f"{count_text(b.events_per_s)}/s"
-                figures.update(
-                    epoch=f"{b.epoch}/{spec.train.epochs}", loss=f"{b.loss:.3f}", events=speed
-                )
+                figures.update(epoch=f"{b.epoch}/{epochs}", loss=f"{b.loss:.3f}", events=speed)
             show()
 
         def on_epoch(spec: RunSpec, e: EpochReport) -> None:
-            done[spec.run_id] = float(e.epoch)
-            if e.is_last(spec.train):
-                total[spec.run_id] = e.epoch  # patience or time has run out: the rest will not come
+            before = folds.get(spec.run_id, 0) * spec.train.epochs
+            done[spec.run_id] = float(before + e.epoch)
+            # where patience or time has run out, the rest will not come
+            last = e.epoch if e.is_last(spec.train) else e.epochs
+            total[spec.run_id] = before + last
             figures.clear()  # so that what a batch tells stands in this order, too
             if len(specs) > 1:
                 figures["seed"] = str(spec.seed)
