@@ -6,8 +6,10 @@ machine's. So it is shown where somebody asks for it by name, and is in no recor
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
+from snnbench.leaderboards.table import Table
 from snnbench.record import RunRecord
 
 
@@ -43,8 +45,18 @@ def energy_j(record: RunRecord, model: EnergyModel) -> float | None:
     if record.operations is None or not record.operations.layers:
         return None
     layers = record.operations.layers.values()
-    return sum(
+    return math.fsum(
         layer.effective_acs * model.accumulate_j
         + layer.effective_macs * model.multiply_accumulate_j
         for layer in layers
     )
+
+
+def energies(table: Table, model: EnergyModel) -> list[dict[str, Any]]:
+    """Of every row of a table, in its order: name, and joules a sample, mean over the seeds that tell."""
+    found = []
+    for row in table.rows:
+        told = [j for record in row.records if (j := energy_j(record, model)) is not None]
+        mean = math.fsum(told) / len(told) if told else None
+        found.append({"task": table.task.name, "entry": row.entry.name, "energy_j": mean})
+    return found

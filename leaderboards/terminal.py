@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from snnbench.leaderboards.energy import ENERGY_MODELS, energies
 from snnbench.leaderboards.literature import LiteratureRow
 from snnbench.leaderboards.render import (
     COLUMNS,
@@ -84,6 +85,35 @@ class TerminalLiterature:
             marks, protocols = explained(rows)
             for line in (LITERATURE_LEGEND, f"Known from: {marks}.", f"Epoch chosen: {protocols}."):
                 yield Text(line, "dim")
+
+
+@dataclass(frozen=True)
+class TerminalEnergy:
+    """Energy of a sample by a published model, which rich draws apart from any board."""
+
+    tables: tuple[Table, ...]
+    model: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        from rich import box
+        from rich.table import Table as Grid
+        from rich.text import Text
+
+        model = ENERGY_MODELS[self.model]
+        yield Text.assemble("\n", (f"Energy of synaptic operations, {self.model}", "bold"))
+        grid = Grid("Task", "Entry", box=box.SIMPLE_HEAD, pad_edge=False)
+        grid.add_column("µJ per sample", justify="right")
+        for table in self.tables:
+            for row in energies(table, model):
+                joules = row["energy_j"]
+                told = "–" if joules is None else f"{1e6 * joules:.3g}"
+                grid.add_row(row["task"], Text(plain(row["entry"])), told)
+        yield grid
+        yield Text(
+            f"{1e12 * model.accumulate_j:g} pJ an accumulate, {1e12 * model.multiply_accumulate_j:g} pJ a"
+            f" multiply-accumulate; {model.source}. An estimate, never ranked.",
+            "dim",
+        )
 
 
 def _layout(table: Table, width: int) -> dict[str, list[str]]:

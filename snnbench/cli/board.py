@@ -203,8 +203,16 @@ def build(
     is_flag=True,
     help="Below, list results that others published, with how each is known; never ranked.",
 )
+@click.option(
+    "--energy",
+    # as in snnbench.leaderboards.energy, which is slow to import
+    type=click.Choice(["horowitz-45nm-float32", "horowitz-45nm-int32"]),
+    help="Below, energy of a sample's synaptic operations by this published model; never ranked.",
+)
 @json_option
-def show(task: str | None, board: Path | None, literature: bool, as_json: bool) -> None:
+def show(
+    task: str | None, board: Path | None, literature: bool, energy: str | None, as_json: bool
+) -> None:
     """Show the leaderboard of TASK, or of all tasks.
 
     \b
@@ -227,21 +235,32 @@ def show(task: str | None, board: Path | None, literature: bool, as_json: bool) 
         if literature and not published:
             note(f"no published results are known of {task}")
     data: Any = [table.as_data() for table in tables]
+    if literature or energy:
+        data = {"tables": data}
     if literature:
-        told = {name: [as_data(row) for row in rows] for name, rows in published.items()}
-        data = {"tables": data, "literature": told}
-    answer(as_json, data, _shown(tables, published))
+        data["literature"] = {n: [as_data(row) for row in rows] for n, rows in published.items()}
+    if energy:
+        from snnbench.leaderboards.energy import ENERGY_MODELS, energies
+
+        data["energy"] = [row for t in tables for row in energies(t, ENERGY_MODELS[energy])]
+    answer(as_json, data, _shown(tables, published, energy))
 
 
-def _shown(tables: list[Table], published: dict[str, tuple[LiteratureRow, ...]]) -> Any:
-    """Leaderboards, and below them published results, as something rich can draw."""
+def _shown(
+    tables: list[Table], published: dict[str, tuple[LiteratureRow, ...]], energy: str | None
+) -> Any:
+    """Leaderboards, and below them what is never ranked, as something rich can draw."""
     from rich.console import Group
 
-    from snnbench.leaderboards.terminal import TerminalLiterature
+    from snnbench.leaderboards.terminal import TerminalEnergy, TerminalLiterature
 
     empty = "no entries yet; train with `snnbench bench`, then `snnbench board add RUN...`"
-    board = terminal_tables(tables) if tables else empty
-    return Group(board, TerminalLiterature(published)) if published else board
+    parts: list[Any] = [terminal_tables(tables) if tables else empty]
+    if energy and tables:
+        parts.append(TerminalEnergy(tuple(tables), energy))
+    if published:
+        parts.append(TerminalLiterature(published))
+    return Group(*parts)
 
 
 def terminal_tables(tables: list[Table]) -> Any:
