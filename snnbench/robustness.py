@@ -19,7 +19,7 @@ from snnbench.corruptions import CORRUPTIONS, settings_of
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import Counts, together
 from snnbench.paths import write_text
-from snnbench.record import Environment, RunRecord
+from snnbench.record import Environment, RunRecord, sealed, sealed_json
 from snnbench.spec_base import describe_validation_error
 
 ROBUSTNESS_FILE = "robustness.json"
@@ -138,14 +138,14 @@ def count_by_acquaintance(
 
 def write_robustness(path: Path, robustness: Robustness) -> None:
     """Write indented JSON, whole or not at all."""
-    write_text(path, robustness.model_dump_json(indent=1) + "\n")
+    write_text(path, json.dumps(sealed(robustness.model_dump(mode="json")), indent=1) + "\n")
 
 
 def read_robustness(path: Path) -> Robustness:
     """Read and validate; SnnbenchError names the file, what does not fit, and what to do."""
     remedy = f"move it away, and test again with `snnbench eval {path.parent} --corrupt`"
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = sealed_json(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SnnbenchError(f"{path}: cannot be read: {error}; {remedy}") from None
     try:
