@@ -22,11 +22,16 @@ from snnbench.errors import SnnbenchError
 from snnbench.models.network import build
 from snnbench.models.network_base import Network
 from snnbench.paths import write_bytes
+from snnbench.sizes import layer_sizes
 from snnbench.spec import RunSpec
 from snnbench.spec_base import describe_validation_error
 
 _HEADER = "snnbench"
 """Key in the header of a file, whose value is JSON with the keys spec, extra and sha256."""
+
+
+_MISSING_AT_MOST = 10_000_000
+"""Of so few missing weights, `restore_weights` tells which tensor does not fit."""
 
 
 class TensorFile(NamedTuple):
@@ -114,9 +119,29 @@ def load_network(path: Path) -> tuple[Network, RunSpec]:
         As `load_tensors`, or weights that do not fit the spec.
     """
     file = load_tensors(path)
-    network = build_for(file.spec, torch.Generator())
-    restore_weights(network, file.tensors, path)
+    network = build_for_weights(file.spec, file.tensors, path)
     return network, file.spec
+
+
+def build_for_weights(spec: RunSpec, tensors: Mapping[str, Tensor], path: Path) -> Network:
+    """The network of a spec, with these weights out of the file `path`.
+
+    Raises
+    ------
+    SnnbenchError
+        The weights do not fit the spec.
+    """
+    held = sum(tensor.numel() for tensor in tensors.values())
+    asked = sum(size.n_parameters for size in layer_sizes(spec))
+    # told before a network is made that no memory may have room for
+    if asked > held + _MISSING_AT_MOST:
+        raise SnnbenchError(
+            f"{path}: its spec asks for {asked:,} weights, but {held:,} are there; the file does not hold"
+            " this model"
+        )
+    network = build_for(spec, torch.Generator())
+    restore_weights(network, tensors, path)
+    return network
 
 
 def build_for(spec: RunSpec, generator: torch.Generator) -> Network:

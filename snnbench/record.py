@@ -284,6 +284,10 @@ def write_predictions(path: Path, predictions: Predictions) -> str:
     return sha256_of(buffer.getvalue())
 
 
+_MOST_BYTES = 1 << 28
+"""Of unpacked predictions: 45 million samples. A small file may claim to hold more, and fill the memory."""
+
+
 def read_predictions(path: Path, sha256: str | None = None) -> Predictions:
     """Read predictions.
 
@@ -306,6 +310,8 @@ def read_predictions(path: Path, sha256: str | None = None) -> Predictions:
         raise SnnbenchError(f"{path}: sha256 {found} is not the record's, {sha256}")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            if (size := sum(member.file_size for member in archive.zip.infolist())) > _MOST_BYTES:
+                raise ValueError(f"unpacked it has {size:,} bytes, more than {_MOST_BYTES:,}")
             arrays = {name: archive[name] for name in Predictions._fields}
     except Exception as error:  # a damaged zip raises nearly anything
         raise SnnbenchError(f"{path}: not a predictions file: {error}") from None
