@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from snnbench import __version__
+from snnbench import __version__, preemption
 from snnbench.errors import SnnbenchError, unknown_name
 
 # name: (module, one line for --help); importing all modules for --help would make it slow
@@ -71,16 +71,18 @@ def main() -> None:
     # ten times slower. Read when torch is imported, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        code = cli.main(standalone_mode=False)
+        with preemption.noticed():
+            code = cli.main(standalone_mode=False)
     except SnnbenchError as error:
         _fail(str(error), error.exit_code)
-    except click.exceptions.Abort:
-        _fail("stopped; run the same command again to continue", 130)
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        # click makes the one of the other
+        preempted = isinstance(error.__cause__ or error, preemption.Preempted)
+        why, code = (" by SIGTERM", preemption.EXIT_CODE) if preempted else ("", 130)
+        _fail(f"stopped{why}; run the same command again to continue", code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _fail("stopped; run the same command again to continue", 130)
     except MemoryError:
         _fail("out of memory; smaller train.batch_size or fewer --workers need less", 1)
     except OSError as error:

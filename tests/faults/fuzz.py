@@ -4,8 +4,8 @@
 
 For each reader, hypothesis draws EXAMPLES files: a valid one with bytes, values or (HDF5) objects changed,
 or random bytes. A reader may take a file or refuse it with a SnnbenchError; anything else is a fault and is
-told on stdout, a line of JSON per reader: {"reader", "taken": n, "refused": n, "faults": [text, ...]}. The file that was read
-last lies in FOLDER/READER, so that a crash of the process can be looked into.
+told on stdout, a line of JSON per reader: {"reader", "taken": n, "refused": n, "faults": [text, ...]}. The
+file that was read last lies in FOLDER/READER, so that a crash of the process can be looked into.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def change_hdf5(file: h5py.File, draw: Callable[[Any], Any]) -> None:
     if kind == "attribute":
         keys = sorted(file.attrs) or ["version"]
         file.attrs[draw(st.sampled_from(keys))] = draw(
-            st.sampled_from(ABSURD[:-4] + ["text", "[" * 20_000])
+            st.sampled_from([*ABSURD[:-4], "text", "[" * 20000])
         )
         return
     old = file[name]
