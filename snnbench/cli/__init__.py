@@ -57,12 +57,16 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="snnbench")
-def cli() -> None:
+@click.option("--offline", is_flag=True, help="Open no connection, as with SNNBENCH_OFFLINE=1.")
+def cli(offline: bool) -> None:
     """Benchmark spiking networks: sound to spikes, spikes to a verified leaderboard row.
 
     \b
     Example: snnbench quickstart
     """
+    if offline:
+        # the environment, so that processes which this one starts know it, too
+        os.environ["SNNBENCH_OFFLINE"] = "1"
 
 
 def main() -> None:

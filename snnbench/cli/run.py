@@ -413,7 +413,11 @@ def run_seeds(
         )
     for record in records:
         if record.status == "diverged":
-            note(f"{record.run_id}: diverged in epoch {record.epochs_run + 1}, loss is not finite")
+            note(
+                f"{record.run_id}: diverged in epoch {record.epochs_run + 1}, loss or gradient is not"
+                " finite; it counts as a seed without a correct prediction. A lower train.lr or a"
+                " train.gradient_clip may help"
+            )
     if len(engines := sorted({engine_name(record) for record in records})) > 1:
         note(f"not all of these seeds were trained alike: with {', '.join(engines)}")
     return records
