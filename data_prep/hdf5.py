@@ -1,4 +1,4 @@
-"""HDF5 files that appear whole or not at all, also on a disk that fills up."""
+"""HDF5 files that appear whole or not at all, also on a disk that fills up; and reading those of others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,35 @@ from typing import Any
 import h5py
 
 from snnbench.paths import whole_file
+
+_DEFLATE_RATIO = 1032
+"""The most that gzip can expand."""
+
+
+def own_array(group: h5py.Group, name: str) -> h5py.Dataset:
+    """The array `name` of a group, as long as it lies in this file with all its values.
+
+    HDF5 lets a file say that an array is in another file, or that it has more values than were ever
+    written, which would be made up as zeros in memory.
+
+    Raises
+    ------
+    KeyError
+        There is no such array.
+    ValueError
+        It is none, or not one that this file holds.
+    """
+    array = group[name]
+    if not isinstance(array, h5py.Dataset) or array.shape is None:
+        raise ValueError("is not an array")
+    if array.file.filename != group.file.filename or array.is_virtual or array.external:
+        raise ValueError("is kept in another file; a data file holds all of its arrays")
+    stored = array.id.get_storage_size()
+    if array.size * array.dtype.itemsize > _DEFLATE_RATIO * stored:
+        raise ValueError(
+            f"claims {array.size:,} values, more than the file's {stored:,} bytes hold"
+        )
+    return array
 
 
 @contextmanager

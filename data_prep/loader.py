@@ -107,10 +107,10 @@ class SpikeLoader:
             yield self.batch(chosen)
 
     def event_batches(
-        self, batch_size: int, order: torch.Generator | None = None
+        self, batch_size: int, order: torch.Generator | None = None, *, skip: int = 0
     ) -> Iterator[EventBatch]:
-        """As `batches`, the same samples in the same order, as events."""
-        for chosen in self._chosen(batch_size, order):
+        """As `batches`, the same samples in the same order, as events; without the first `skip` ones."""
+        for chosen in self._chosen(batch_size, order)[skip:]:
             yield self.event_batch(chosen)
 
     def batch(self, indices: Tensor) -> Batch:

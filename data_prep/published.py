@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from snnbench.data_prep.archives import unpack
 from snnbench.data_prep.download import hash_like
+from snnbench.data_prep.hdf5 import own_array
 from snnbench.data_prep.recipe import Recipe, SplitSpec
 from snnbench.data_prep.spikes import Sample
 from snnbench.data_prep.store import Header, create
@@ -172,7 +173,7 @@ def _open_part(split: str, path: Path) -> _Part:
     sizes = {}
     for name, kinds in _KINDS.items():
         with _reading(path, name), h5py.File(path, "r") as file:
-            array = file[name]
+            array = own_array(file, name)
             per_sample = h5py.check_vlen_dtype(array.dtype)
             kind, sizes[name] = np.dtype(per_sample or array.dtype).kind, array.shape
         if kind not in kinds or bool(per_sample) != name.startswith("spikes/"):
@@ -181,7 +182,7 @@ def _open_part(split: str, path: Path) -> _Part:
     if n_samples in ((), (0,)) or any(size != n_samples for size in sizes.values()):
         raise SnnbenchError(f"{path}: not one value per sample in every array, but {sizes}")
     with _reading(path, "labels and extra"), h5py.File(path, "r") as file:
-        keys = file["extra/keys"][()] if "extra/keys" in file else []
+        keys = own_array(file, "extra/keys")[()] if "extra/keys" in file else []
         names = tuple(key.decode() if isinstance(key, bytes) else str(key) for key in keys)
         part = _Part(split, path, file["labels"][()], file["extra/speaker"][()], names)
     if part.speakers.min() < 0:

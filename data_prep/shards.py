@@ -140,11 +140,11 @@ def _run(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C waiting during the block, and away from the processes that are started in it.
+    """Keep Ctrl-C and SIGTERM waiting during the block, and away from the processes started in it.
 
-    Ctrl-C reaches the whole process group; the parent stops the pool, after whole shards.
+    They reach the whole process group; the parent stops the pool, after whole shards.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnbench import __version__
-from snnbench.data_prep.hdf5 import whole_hdf5
+from snnbench.data_prep.hdf5 import own_array, whole_hdf5
 from snnbench.data_prep.recipe import Recipe, sha256_text
 from snnbench.data_prep.sources import NO_GROUPS
 from snnbench.data_prep.spikes import Sample, SpikeSplit, spans
@@ -195,6 +195,7 @@ class SplitReader:
         self.path = path
         self._arrays = arrays
         self._header = header
+        self._found: dict[str, h5py.Dataset] = {}
 
     def __len__(self) -> int:
         return int(self._array("labels").shape[0])
@@ -308,14 +309,17 @@ class SplitReader:
         with _naming(place):
             if not self._arrays:
                 raise ValueError("the file is closed")
-            array = self._arrays.get(name)
-        if array is None:
-            raise SnnbenchError(f"{place} is missing; convert the data again")
+            if name not in self._arrays:
+                raise SnnbenchError(f"{place} is missing; convert the data again")
+            if name in self._found:
+                return self._found[name]
+            array = own_array(self._arrays, name)
         wanted = _NUMBER_ARRAYS.get(name, "S")
-        if not isinstance(array, h5py.Dataset) or array.ndim != 1:
+        if array.ndim != 1:
             raise SnnbenchError(f"{place}: is not a flat array")
         if array.dtype != wanted and not (wanted == "S" and array.dtype.kind == "S"):
             raise SnnbenchError(f"{place}: has type {array.dtype}, expected {np.dtype(wanted)}")
+        self._found[name] = array
         return array
 
     def _values(self, name: str, part: slice) -> NDArray[Any]:
@@ -404,7 +408,10 @@ class SpikeDataset:
         if name not in self.splits:
             raise unknown_name("split", name, self.splits)
         with _naming(f"{self.path}: split {name}"):
-            return SplitReader(self.path, name, self._file[name], self.header)
+            arrays = self._file[name]
+            if not isinstance(arrays, h5py.Group) or arrays.file.filename != self._file.filename:
+                raise ValueError("it is not a group of arrays in this file")
+        return SplitReader(self.path, name, arrays, self.header)
 
     def n_samples(self, split: str) -> int:
         """Number of samples in a split."""
@@ -526,7 +533,8 @@ def _naming(place: str) -> Iterator[None]:
 def _read_header(path: Path, file: h5py.File) -> Header:
     with _naming(f"{path}: header"):
         attributes = dict(file.attrs)
-    if attributes.get("format") != FORMAT:
+    # text, since an attribute may be an array, too
+    if str(attributes.get("format")) != FORMAT:
         raise SnnbenchError(
             f"{path}: format is {attributes.get('format')!r}, expected {FORMAT!r};"
             " published SHD files are read with `snnbench data convert shd --source FOLDER`"
@@ -546,13 +554,13 @@ def _read_header(path: Path, file: h5py.File) -> Header:
             citation=str(attributes["citation"]),
             made_by=str(attributes["made_by"]),
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise SnnbenchError(f"{path}: header attribute missing or unreadable: {error}") from None
     if "fingerprint" not in attributes:
         raise SnnbenchError(f"{path}: holds no fingerprint; convert the data again")
     # absent from files of snnbench 0.1
     found = _header_sha256(attributes)
-    if (written := attributes.get(_HEADER_DIGEST, found)) != found:
+    if (written := str(attributes.get(_HEADER_DIGEST, found))) != found:
         raise SnnbenchError(
             f"{path}: the header's attributes were changed or damaged: header_sha256 is {written},"
             f" that of the other attributes {found}; convert the data again"

@@ -88,7 +88,7 @@ def read_literature(path: Path) -> tuple[LiteratureRow, ...]:
     """
     try:
         tree = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SnnbenchError(f"{path}: cannot be read as TOML: {error}") from None
     try:
         file = _File.model_validate(tree)

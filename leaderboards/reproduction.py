@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import Counts, summarise
 from snnbench.paths import write_text
-from snnbench.record import Predictions, RunRecord
+from snnbench.record import Predictions, RunRecord, sealed, sealed_json
 from snnbench.spec_base import describe_validation_error
 
 LARGEST_TOLERANCE = 0.05
@@ -146,14 +146,15 @@ def compare(
 
 
 def write_statement(path: Path, statement: Statement) -> None:
-    """Write indented JSON, whole or not at all."""
-    write_text(path, statement.model_dump_json(indent=1) + "\n")
+    """Write indented JSON with its seal, whole or not at all."""
+    data = sealed(statement.model_dump(mode="json"))
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_statement(path: Path) -> Statement:
     """Read and validate; SnnbenchError names the file and what does not fit."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = sealed_json(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SnnbenchError(f"{path}: cannot be read: {error}") from None
     try:

@@ -9,6 +9,7 @@ The audit stands in the run's folder, in audit.json, beside the record and in no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from snnbench.errors import SnnbenchError
 from snnbench.metrics import Counts
 from snnbench.paths import write_text
 from snnbench.protocol import picked_on_test
-from snnbench.record import RunRecord
+from snnbench.record import RunRecord, sealed, sealed_json
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +111,9 @@ def audit_run(
         test=test,
         same_training=test[record.chosen_epoch - 1] == record.test,
     )
-    write_text(folder / AUDIT_FILE, audit.model_dump_json(indent=1) + "\n")
+    write_text(
+        folder / AUDIT_FILE, json.dumps(sealed(audit.model_dump(mode="json")), indent=1) + "\n"
+    )
     return audit
 
 
@@ -119,8 +122,8 @@ def read_audit(path: Path, record: RunRecord) -> Audit | None:
     if not path.is_file():
         return None
     try:
-        audit = Audit.model_validate_json(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        audit = Audit.model_validate(sealed_json(path.read_text("utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise SnnbenchError(f"{path}: cannot be read ({why}); remove it to audit again") from None
     if (audit.run_id, audit.checkpoint_sha256) != (record.run_id, record.checkpoint_sha256):

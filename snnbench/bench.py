@@ -414,7 +414,7 @@ def evaluate_again(
         )
     network.engine = engine or engine_of(record, device)
     predictions = predict_again(dataset, network.to(device), spec, device)
-    stored = read_predictions(folder / PREDICTIONS_FILE)
+    stored = read_predictions(folder / PREDICTIONS_FILE, record.predictions_sha256)
     return record, predictions, int((stored.predictions != predictions.predictions).sum())
 
 

@@ -285,7 +285,11 @@ def network_of(
             f"{path}: was not written by snnbench, so it does not tell what it is for; give --task and"
             " --step-s, the time step in s that its constants are meant for"
         )
-    layers = list(_layers(graph, path, step_s, integration))
+    try:
+        layers = list(_layers(graph, path, step_s, integration))
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        # nir takes whatever a file has in the place of numbers
+        raise SnnbenchError(f"{path}: a node holds what it cannot: {error}") from None
     if len(layers) < 2 or any(layer.kind == "CubaLI" for layer in layers[:-1]):
         raise SnnbenchError(
             f"{path}: {' -> '.join(layer.kind for layer in layers)} is not a network here: spiking layers"
@@ -443,7 +447,10 @@ def _layer(
         )
     scaled = [None if w is None else _scaled(w, factor) for w in (weight, recurrent)]
     assert scaled[0] is not None
-    return _Layer(name, kind, scaled[0], scaled[1], constants, node.metadata.get("reset"))
+    reset = node.metadata.get("reset")
+    if not isinstance(reset, str | None):
+        raise SnnbenchError(f"{path}: node {name!r} has metadata reset = {reset!r}")
+    return _Layer(name, kind, scaled[0], scaled[1], constants, reset)
 
 
 def _scaled(weight: NDArray[np.float32], factor: Floats) -> NDArray[np.float32]:

@@ -35,6 +35,11 @@ def data_dir() -> Path:
     return Path(platformdirs.user_cache_dir("snnbench"))
 
 
+def offline() -> bool:
+    """Whether no connection may be opened: `snnbench --offline`, or SNNBENCH_OFFLINE=1."""
+    return os.environ.get("SNNBENCH_OFFLINE", "0") not in ("", "0")
+
+
 def kernel_dir() -> Path:
     """Folder for compiled kernels; not created here."""
     import platformdirs

@@ -12,6 +12,7 @@ way to the file; what tests is given the seal, after everything has been chosen.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -24,6 +25,7 @@ from snnbench.data_prep.selection import Selection
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import Counts, best_epochs
 from snnbench.paths import write_text
+from snnbench.record import sealed, sealed_json
 from snnbench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -156,7 +158,7 @@ def leave_one_out(
                 return folds, result
             validation = tuple(r.valid for r in result.history if r.valid is not None)
             fold = Fold(validation=validation, seconds=result.history[-1].seconds_so_far)
-            write_text(place / FOLD_FILE, fold.model_dump_json() + "\n")
+            write_text(place / FOLD_FILE, json.dumps(sealed(fold.model_dump(mode="json"))) + "\n")
         folds[names[group]] = fold
     return folds, None
 
@@ -165,8 +167,8 @@ def _finished_fold(path: Path) -> Fold | None:
     if not path.is_file():
         return None
     try:
-        return Fold.model_validate_json(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        return Fold.model_validate(sealed_json(path.read_text("utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise SnnbenchError(
             f"{path}: cannot be read ({why}); remove {path.parent} to do this fold again"

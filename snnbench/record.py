@@ -1,7 +1,8 @@
 """The one schema of results: RunRecord (one seed), Predictions (its proof), Entry (a leaderboard row).
 
 A record is JSON and the truth about a run; MLflow shows a view of it. Readers accept only what the
-schema knows, so an edited or truncated file is refused by name.
+schema knows, and a record ends with the sha256 of its own values, so an edited, damaged or truncated
+file is refused by name.
 """
 
 from __future__ import annotations
@@ -229,13 +230,50 @@ def sha256_of(data: bytes) -> str:
 
 
 def write_record(path: Path, record: RunRecord) -> None:
-    """Write a record as indented JSON, whole or not at all."""
-    write_text(path, record.model_dump_json(indent=1) + "\n")
+    """Write a record as indented JSON with its seal, whole or not at all."""
+    data = sealed(record.model_dump(mode="json"))
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read and validate a record; SnnbenchError names the file and the key that does not fit."""
-    return _validated(RunRecord, _load(path, json.loads), path)
+    """Read and validate a record.
+
+    Raises
+    ------
+    SnnbenchError
+        Naming the file and the key that does not fit, or a record that is not what was written.
+    """
+    return _validated(RunRecord, _load(path, sealed_json), path)
+
+
+_SEAL = "sha256"
+
+
+def sealed(data: dict[str, Any]) -> dict[str, Any]:
+    """JSON data with the key `sha256`: of all other keys in canonical JSON.
+
+    It is taken of the values as they stand in the file, so that a later version of the schema, which may
+    know more keys, finds the same. It protects against accidents, not against forgers.
+    """
+    data = {key: value for key, value in data.items() if key != _SEAL}
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return {**data, _SEAL: sha256_of(text.encode())}
+
+
+def sealed_json(text: str) -> Any:
+    """What was sealed, parsed and without the seal; ValueError where it is not what was sealed.
+
+    Files of snnbench 0.1 have no seal and are taken as they are.
+    """
+    data = json.loads(text)
+    if not isinstance(data, dict) or _SEAL not in data:
+        return data
+    right = sealed(data)[_SEAL]
+    if (seal := data.pop(_SEAL)) != right:
+        raise ValueError(
+            f"it was changed or damaged: its {_SEAL} is {seal!r}, that of the other keys {right}"
+        )
+    return data
 
 
 def write_predictions(path: Path, predictions: Predictions) -> str:
@@ -246,14 +284,35 @@ def write_predictions(path: Path, predictions: Predictions) -> str:
     return sha256_of(buffer.getvalue())
 
 
-def read_predictions(path: Path) -> Predictions:
-    """Read predictions; SnnbenchError where the file is not what `write_predictions` makes."""
+_MOST_BYTES = 1 << 28
+"""Of unpacked predictions: 45 million samples. A small file may claim to hold more, and fill the memory."""
+
+
+def read_predictions(path: Path, sha256: str | None = None) -> Predictions:
+    """Read predictions.
+
+    Parameters
+    ----------
+    sha256 : what the file's sha256 has to be, as its record says; None asks for none.
+
+    Raises
+    ------
+    SnnbenchError
+        The file is not what `write_predictions` makes, or another one than the record's.
+    """
     try:
-        # opened here, because np.load leaves the file open where the zip is damaged
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in Predictions._fields}
+        content = Path(path).read_bytes()
     except FileNotFoundError:
         raise SnnbenchError(f"{path}: no such predictions file") from None
+    except OSError as error:
+        raise SnnbenchError(f"{path}: cannot read: {error.strerror or error}") from None
+    if sha256 is not None and (found := sha256_of(content)) != sha256:
+        raise SnnbenchError(f"{path}: sha256 {found} is not the record's, {sha256}")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            if (size := sum(member.file_size for member in archive.zip.infolist())) > _MOST_BYTES:
+                raise ValueError(f"unpacked it has {size:,} bytes, more than {_MOST_BYTES:,}")
+            arrays = {name: archive[name] for name in Predictions._fields}
     except Exception as error:  # a damaged zip raises nearly anything
         raise SnnbenchError(f"{path}: not a predictions file: {error}") from None
     n = len(arrays["labels"])

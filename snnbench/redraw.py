@@ -117,9 +117,7 @@ def _finished(folder: Path, record: RunRecord, device: torch.device) -> TrainedR
 
 
 def _unfinished(folder: Path, status: str, device: torch.device) -> TrainedRun:
-    import torch
-
-    from snnbench.checkpoint import build_for, restore_weights
+    from snnbench.checkpoint import build_for_weights
     from snnbench.train import RESUME_FILE, best_so_far
 
     path = folder / RESUME_FILE
@@ -129,8 +127,7 @@ def _unfinished(folder: Path, status: str, device: torch.device) -> TrainedRun:
             " train it for an epoch at least, or copy the whole folder"
         )
     best = best_so_far(folder)
-    network = build_for(best.spec, torch.Generator())
-    restore_weights(network, best.weights, path)
+    network = build_for_weights(best.spec, best.weights, path)
     network.engine = engine_called(best.engine, device)
     remark = f"{status} run, epoch {best.epoch} is the best of {best.epochs_done}"
     return TrainedRun(network.to(device), device, best.spec, best.epoch, remark)

@@ -20,7 +20,7 @@ from snnbench.corruption_spec import CORRUPTIONS, settings_of
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import Counts, Summary, summarise, together
 from snnbench.paths import write_text
-from snnbench.record import Environment, RunRecord
+from snnbench.record import Environment, RunRecord, sealed, sealed_json
 from snnbench.spec_base import describe_validation_error
 
 ROBUSTNESS_FILE = "robustness.json"
@@ -145,7 +145,7 @@ def count_by_acquaintance(
 
 def write_robustness(path: Path, robustness: Robustness) -> None:
     """Write indented JSON, whole or not at all."""
-    write_text(path, robustness.model_dump_json(indent=1) + "\n")
+    write_text(path, json.dumps(sealed(robustness.model_dump(mode="json")), indent=1) + "\n")
 
 
 def robustness_of_run(folder: Path) -> Robustness | None:
@@ -162,7 +162,7 @@ def robustness_of_run(folder: Path) -> Robustness | None:
 def read_robustness(path: Path) -> Robustness:
     """Read and validate; SnnbenchError names the file and what does not fit."""
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = sealed_json(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise SnnbenchError(f"{path}: cannot be read: {error}") from None
     try:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from snnbench.errors import SnnbenchError
+from snnbench.preemption import on_sigterm
 
 Job = TypeVar("Job")
 Tell = Callable[[Any], None]
@@ -70,10 +71,10 @@ _reports: Any = None  # a worker's end of the queue; set once in each worker pro
 def _start_worker(reports: Any) -> None:
     global _reports
     _reports = reports
-    # Ctrl-C reaches the whole process group, but the parent decides; its SIGTERM ends a job as Ctrl-C
-    # would, so that MLflow is told
+    # Ctrl-C reaches the whole process group, but the parent decides; its SIGTERM ends a job after a
+    # training step, whose state is saved, and so that MLflow is told
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def _work(work: Callable[[Job, Tell], None], job: Job) -> None:

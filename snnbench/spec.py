@@ -409,7 +409,7 @@ def load_file(kind: type[Model], path: Path) -> Model:
     """
     try:
         tree = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as TOML: {error}") from None
     return validated(kind, tree, str(path))
 

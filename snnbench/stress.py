@@ -125,7 +125,7 @@ def _clean(folder: Path, record: RunRecord, run: TrainedRun, test: SplitReader) 
     from snnbench.data_prep.sources import NO_GROUPS
 
     predictions = np.concatenate([_predict(run, part) for part in _parts(test)])
-    stored = read_predictions(folder / PREDICTIONS_FILE)
+    stored = read_predictions(folder / PREDICTIONS_FILE, record.predictions_sha256)
     by_group = count_by_group(predictions, test.labels, test.local_groups, test.group_names)
     assert record.checkpoint_sha256 is not None  # `open_run` has compared it
     return Robustness(

@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import summarise
-from snnbench.paths import home_dir
+from snnbench.paths import home_dir, offline
 from snnbench.tracking_spool import Begin, End, Event, Files, Metrics, Parent, Tags
 
 TOKEN, PARENT_KEY, RUN_ID = "snnbench.token", "snnbench.parent", "snnbench.run_id"
@@ -257,7 +257,15 @@ class Store:
 
 
 def make_client(uri: str) -> Any:
-    """An MLflow client of the store, whose tables are made first where it is new."""
+    """An MLflow client of the store, whose tables are made first where it is new.
+
+    Raises
+    ------
+    ConnectionError
+        Offline, for everything but a database in a file.
+    """
+    if offline() and not uri.startswith("sqlite:///"):
+        raise ConnectionError("offline (--offline or SNNBENCH_OFFLINE), no connection is opened")
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():

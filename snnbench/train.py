@@ -3,12 +3,13 @@
 `fit` is given these two splits, or the first alone, and nothing else, so it cannot look at test data. After
 each epoch it writes three files into the run's folder, each whole or not at all:
 
-    resume.safetensors   everything the next epoch depends on; written first, the only one read back
+    resume.safetensors   everything that training goes on with; written first, the only one read back
     model.safetensors    weights of the best validation epoch so far
     history.csv          one row per epoch
 
-A run that is stopped at any moment goes on from the last finished epoch, and on the same CPU ends with
-the same bits as one that was left alone.
+A run that is killed at any moment goes on from the last finished epoch, or from a step within an epoch that
+takes longer than ten minutes; one that is stopped by SIGTERM from its last step. On the same CPU it ends
+with the same bits as one that was left alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import io
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -46,6 +48,7 @@ from snnbench.models.losses import make_loss
 from snnbench.models.network_base import Network
 from snnbench.models.regularise import activity_loss
 from snnbench.paths import write_text
+from snnbench.preemption import Preempted, held
 from snnbench.profiling import NoProfile
 from snnbench.seeding import deterministic, make_generator
 from snnbench.spec import RunSpec, TrainSpec
@@ -53,6 +56,9 @@ from snnbench.spec import RunSpec, TrainSpec
 RESUME_FILE = "resume.safetensors"
 MODEL_FILE = "model.safetensors"
 HISTORY_FILE = "history.csv"
+
+_SAVE_EVERY_S = 600.0
+"""Within an epoch that takes longer, the state is saved so often."""
 
 DEAD_SPIKES_PER_SAMPLE = 0.01
 SATURATED_STEPS = 0.5
@@ -141,15 +147,59 @@ class FitResult(NamedTuple):
     """Implementation of the scan that ran, never `auto`."""
 
 
-class _Trained(NamedTuple):
-    """One pass over the training data."""
+@dataclass
+class _Pass:
+    """A pass over the training data, as far as it has come: sums over the steps done."""
 
-    loss: float
-    counts: Counts
-    rates: list[Tensor]
-    """Mean spikes per sample of every unit, one tensor of shape (unit,) per hidden layer."""
-    input_spikes: int
-    seconds: float
+    order: Tensor
+    """State of the generator that has drawn the order of the samples, before it did."""
+    steps: int = 0
+    samples: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    input_spikes: int = 0
+    seconds: float = 0.0
+    spike_sums: list[Tensor] = field(default_factory=list)
+    """Spikes of every unit, one tensor of shape (unit,) per hidden layer."""
+
+    @property
+    def loss(self) -> float:
+        """Mean over the samples so far."""
+        return self.loss_sum / self.samples
+
+    @property
+    def rates(self) -> list[Tensor]:
+        """Mean spikes per sample of every unit, one tensor of shape (unit,) per hidden layer."""
+        return [sums / self.samples for sums in self.spike_sums]
+
+    def add(
+        self, n: int, loss: float, correct: int, input_spikes: int, spikes: Sequence[Tensor]
+    ) -> None:
+        """Add a step of `n` samples."""
+        self.steps += 1
+        self.samples += n
+        self.loss_sum += loss * n
+        self.correct += correct
+        self.input_spikes += input_spikes
+        sums = [s.detach().sum(dim=0) for s in spikes]
+        before = self.spike_sums or [torch.zeros_like(s) for s in sums]
+        self.spike_sums = [a + b for a, b in zip(before, sums, strict=True)]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON values, for `of_state`."""
+        tensors = {f"spikes.{i}": s for i, s in enumerate(self.spike_sums)}
+        numbers = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("order", "spike_sums"):
+            del numbers[name]
+        return {"order": self.order, **tensors}, numbers
+
+    @classmethod
+    def of_state(
+        cls, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any], device: torch.device
+    ) -> _Pass:
+        """What `state` gave."""
+        spikes = [tensors[f"spikes.{i}"].to(device) for i in range(len(tensors) - 1)]
+        return cls(**numbers, order=tensors["order"], spike_sums=spikes)
 
 
 class _Diverged(Exception):
@@ -218,7 +268,8 @@ def fit(
         run = _Run(spec, device, engine, profile, epochs)
         if goes_on:
             run.load(folder)
-            run.write_views(folder)
+            if run.history:
+                run.write_views(folder)
         with profile.region("reading the spikes"):
             augmentation = run.generators.get("augment")
             train_loader = SpikeLoader(train, spec, device, augmentation=augmentation)
@@ -226,22 +277,29 @@ def fit(
         with profile.region("compiling"):
             run.compile_kernels(valid_loader or SpikeLoader(train.read(0, 1), spec, device))
         while not run.is_over:
-            started = time.perf_counter()
+            validation, validating_s = None, 0.0
             try:
-                trained = run.train_epoch(train_loader, on_batch)
+                run.train_epoch(train_loader, folder, on_batch)
+                if valid is not None and valid_loader is not None:
+                    started = time.perf_counter()
+                    with profile.region("validation"):
+                        predictions = predict_loader(run.evaluated, valid_loader).predictions
+                        validation = count_correct(predictions, valid.labels)
+                    validating_s = time.perf_counter() - started
             except _Diverged:
                 return run.result("diverged")
-            validation = None
-            if valid is not None and valid_loader is not None:
-                with profile.region("validation"):
-                    predictions = predict_loader(run.evaluated, valid_loader).predictions
-                    validation = count_correct(predictions, valid.labels)
-            run.finish_epoch(trained, validation, started)
-            with profile.region("saving"):
-                run.save(folder)
-                run.write_views(folder)
-            if on_epoch is not None:
-                on_epoch(run.history[-1])
+            except Preempted:
+                if run.history or run.under_way:
+                    with held():
+                        run.save(folder)
+                raise
+            with held():
+                run.finish_epoch(validation, validating_s)
+                with profile.region("saving"):
+                    run.save(folder)
+                    run.write_views(folder)
+                if on_epoch is not None:
+                    on_epoch(run.history[-1])
         return run.result("finished")
 
 
@@ -301,6 +359,8 @@ def best_so_far(folder: Path) -> BestSoFar:
     weights = {k.removeprefix("best/"): t for k, t in file.tensors.items() if k.startswith("best/")}
     try:
         history = file.extra["history"]
+        if not history:
+            raise SnnbenchError(f"{path}: has no finished epoch yet; go on training first")
         epoch = int(history[-1]["chosen_epoch"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise SnnbenchError(
@@ -339,6 +399,8 @@ class _Run:
             self.generators["augment"] = make_generator(spec.seed, "augment", device)
         self.best_weights: dict[str, Tensor] = {}
         self.history: list[EpochReport] = []
+        self.under_way: _Pass | None = None
+        self.saved_at = time.monotonic()
 
     @property
     def best(self) -> EpochReport:
@@ -368,35 +430,38 @@ class _Run:
         self.optimiser.zero_grad()
 
     def train_epoch(
-        self, loader: SpikeLoader, on_batch: Callable[[BatchReport], None] | None
-    ) -> _Trained:
-        """One pass over the training data."""
-        started = time.perf_counter()
+        self, loader: SpikeLoader, folder: Path, on_batch: Callable[[BatchReport], None] | None
+    ) -> None:
+        """One pass over the training data, or what is left of it; `under_way` tells what it came to.
+
+        Raises
+        ------
+        _Diverged
+            As `train_batch`.
+        Preempted
+            After a whole step, which `under_way` counts.
+        """
         epoch = len(self.history) + 1
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.spec.train, epoch) * group.get("lr_factor", 1.0)
         self.network.begin_epoch((epoch - 1) / self.spec.train.epochs)
-        done, loss_sum, correct, input_spikes = 0, 0.0, 0, 0
-        spike_sums: list[Tensor] = []
-        batches = loader.event_batches(self.spec.train.batch_size, self.generators["order"])
-        for batch in self.profile.each("batches", batches):
-            loss, hits, counts = self.train_batch(batch)
-            n = len(batch.labels)
-            done, loss_sum, correct = done + n, loss_sum + loss * n, correct + hits
-            input_spikes += len(batch.channels)
-            sums = [c.detach().sum(dim=0) for c in counts]
-            before = spike_sums or [torch.zeros_like(s) for s in sums]
-            spike_sums = [a + b for a, b in zip(before, sums, strict=True)]
-            if on_batch is not None:
-                speed = input_spikes / (time.perf_counter() - started)
-                on_batch(BatchReport(epoch, done, len(loader), loss_sum / done, speed))
-        return _Trained(
-            loss_sum / done,
-            Counts(correct=correct, total=done),
-            [s / done for s in spike_sums],
-            input_spikes,
-            time.perf_counter() - started,
-        )
+        order = self.generators["order"]
+        with held() as asked:
+            now = self.under_way = self.under_way or _Pass(order.get_state())
+            order.set_state(now.order)
+            started = time.perf_counter() - now.seconds
+            batches = loader.event_batches(self.spec.train.batch_size, order, skip=now.steps)
+            for batch in self.profile.each("batches", batches):
+                loss, hits, spikes = self.train_batch(batch)
+                now.add(len(batch.labels), loss, hits, len(batch.channels), spikes)
+                now.seconds = time.perf_counter() - started
+                if on_batch is not None:
+                    speed = now.input_spikes / now.seconds
+                    on_batch(BatchReport(epoch, now.samples, len(loader), now.loss, speed))
+                if asked():
+                    break  # the end of the block raises
+                if time.monotonic() - self.saved_at >= _SAVE_EVERY_S:
+                    self.save(folder)
 
     def train_batch(self, batch: EventBatch) -> tuple[float, int, tuple[Tensor, ...]]:
         """One gradient step: loss, correct predictions, spike counts."""
@@ -425,21 +490,23 @@ class _Run:
                 self.averaged.update_parameters(self.network)
         return values[0], int(values[2]), spike_counts
 
-    def finish_epoch(self, trained: _Trained, valid: Counts | None, started: float) -> None:
+    def finish_epoch(self, valid: Counts | None, validating_s: float) -> None:
         """Append the epoch's report, and keep its weights if they are the best so far."""
+        trained, self.under_way = self.under_way, None
+        assert trained is not None
         epoch = len(self.history) + 1
         best = self.best.valid if self.history else None
         is_best = valid is None or best is None or valid.correct > best.correct
         if is_best:
             self.best_weights = {k: v.clone() for k, v in self.evaluated.state_dict().items()}
-        duration_s, seconds = self.spec.task.duration_s, time.perf_counter() - started
+        duration_s, seconds = self.spec.task.duration_s, trained.seconds + validating_s
         rates = dict(zip(self.network.layer_names, trained.rates, strict=True))
         self.history.append(
             EpochReport(
                 epoch=epoch,
                 epochs=int(min(self.spec.train.epochs, self.most_epochs)),
                 loss=trained.loss,
-                train=trained.counts,
+                train=Counts(correct=trained.correct, total=trained.samples),
                 valid=valid,
                 rate_hz={name: float(r.mean()) / duration_s for name, r in rates.items()},
                 input_spikes=trained.input_spikes,
@@ -473,8 +540,10 @@ class _Run:
         )
 
     def save(self, folder: Path) -> None:
-        """Write everything the next epoch depends on."""
+        """Write everything that training goes on with, also within an epoch, after a step."""
+        part, numbers = self.under_way.state() if self.under_way else ({}, None)
         parts = {
+            "pass": part,
             "network": self.network.state_dict(),
             "best": self.best_weights,
             "averaged": self.averaged.state_dict() if self.averaged is not None else {},
@@ -493,8 +562,9 @@ class _Run:
             }
             for r in self.history
         ]
-        extra = {"history": history, "engine": self.network.engine}
+        extra = {"history": history, "engine": self.network.engine, "pass": numbers}
         save_tensors(folder / RESUME_FILE, tensors, self.spec, extra)
+        self.saved_at = time.monotonic()
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote."""
@@ -511,7 +581,9 @@ class _Run:
             parts.setdefault(part, {})[key] = tensor
         try:
             restore_weights(self.network, parts["network"], path)
-            self.best_weights = {k: v.to(self.device) for k, v in parts["best"].items()}
+            self.best_weights = {k: v.to(self.device) for k, v in parts.get("best", {}).items()}
+            if file.extra.get("pass"):
+                self.under_way = _Pass.of_state(parts["pass"], file.extra["pass"], self.device)
             if self.averaged is not None:
                 self.averaged.load_state_dict(parts["averaged"])
             for name, generator in self.generators.items():

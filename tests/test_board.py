@@ -22,7 +22,7 @@ from snnbench.leaderboards.entries import (
     shipped_tasks,
 )
 from snnbench.leaderboards.verify import Verified, verify_entry
-from snnbench.record import Entry, Predictions, sha256_of, write_predictions
+from snnbench.record import Entry, Predictions, sealed, sha256_of, write_predictions
 from snnbench.robustness import read_robustness, write_robustness
 from snnbench.spec import load_task
 from tests.factories import (
@@ -187,7 +187,7 @@ def test_a_task_name_cannot_lead_out_of_the_board(tmp_path, board):
         add([run], board, cover={"task": "digits-synthetic"})
     data = json.loads((run / "record.json").read_text())
     data["spec"]["task"] = outside.model_dump(mode="json")
-    (run / "record.json").write_text(json.dumps(data))
+    (run / "record.json").write_text(json.dumps(sealed(data)))
     with pytest.raises(UsageError, match=r"unknown task '\.\./outside'"):
         add([run], board)
     assert not (tmp_path / "outside").exists()
@@ -320,7 +320,7 @@ def test_a_forged_record_with_a_fitting_manifest_is_caught(entry, path, value, m
     file = entry / "runs/seed-0.json"
     data = json.loads(file.read_text())
     set_in(*path)(data, value)
-    file.write_text(json.dumps(data))
+    file.write_text(json.dumps(sealed(data)))
     sign(entry)
     assert message in problems(entry)
 
@@ -342,7 +342,7 @@ def test_forged_predictions_with_fitting_hashes_are_caught(entry, change, messag
     assert digest == sha256_of(proof.read_bytes())
     data = json.loads(file.read_text())
     data["predictions_sha256"] = digest
-    file.write_text(json.dumps(data))
+    file.write_text(json.dumps(sealed(data)))
     sign(entry)
     assert message in problems(entry)
 
@@ -386,7 +386,7 @@ def test_pins_are_compared_one_by_one(tmp_path):
     data = json.loads((run / "record.json").read_text())
     data["spec"]["task"]["pins"]["split_sha256"] = "0" * 64
     spec = type(record.spec).model_validate(data["spec"])
-    (run / "record.json").write_text(json.dumps({**data, "run_id": spec.run_id}))
+    (run / "record.json").write_text(json.dumps(sealed({**data, "run_id": spec.run_id})))
     with pytest.raises(SnnbenchError, match="split of the data is not the one that task hd pins"):
         add_entry([run], tmp_path / "b", {("hd", 1): differing}, cover={})
 
@@ -448,7 +448,7 @@ def test_forged_robustness_with_a_fitting_manifest_is_caught(tested, path, value
     set_in(*path)(data, value)
     if value is None:
         del data["points"]["faster"]
-    file.write_text(json.dumps(data))
+    file.write_text(json.dumps(sealed(data)))
     assert "robustness/seed-0.json: sha256 is" in problems(tested)
     sign(tested)
     assert message in problems(tested)
@@ -461,11 +461,11 @@ def test_predictions_that_differ_here_leave_room_for_other_clean_counts(tested):
     for counts in (data["clean"], data["speakers"]["unseen"]):
         counts["correct"] += 2
     data["different_predictions"] = 1
-    file.write_text(json.dumps(data))
+    file.write_text(json.dumps(sealed(data)))
     sign(tested)
     assert "clean.correct is 50 of 60" in problems(tested)
     data["different_predictions"] = 2
-    file.write_text(json.dumps(data))
+    file.write_text(json.dumps(sealed(data)))
     sign(tested)
     assert problems(tested) == ""
 

@@ -25,7 +25,7 @@ from snnbench.data_prep.store import SpikeDataset
 from snnbench.errors import SnnbenchError, UsageError
 from snnbench.evaluate import predict
 from snnbench.metrics import Counts
-from snnbench.record import RunRecord, read_record
+from snnbench.record import RunRecord, read_record, sealed
 from snnbench.robustness import (
     Point,
     Robustness,
@@ -545,7 +545,7 @@ def edited(run: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     path = run / "robustness.json"
     content = json.loads(path.read_text())
     change(content)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from snnbench.metrics import (
     pooled,
 )
 from snnbench.protocol import FOLD_FILE, FOLDS, SealedTest
-from snnbench.record import Moment, RunRecord, read_record
+from snnbench.record import Moment, RunRecord, read_record, sealed
 from snnbench.spec import make_run_spec
 from snnbench.tracking import NullTracker
 from snnbench.train import BatchReport, EpochReport, LeftOut, fit
@@ -314,9 +315,8 @@ def test_an_audit_is_the_honest_training_seen_through_the_test_split(
         write_dataset(tmp_path / "x.h5", {"test": make_samples("x", 2, 0)})
     ) as other:
         assert audit_run(copy, other, CPU) == audit
-        (copy / AUDIT_FILE).write_text(
-            (copy / AUDIT_FILE).read_text().replace(record.run_id, "another")
-        )
+        forged = {**json.loads((copy / AUDIT_FILE).read_text()), "run_id": "another"}
+        (copy / AUDIT_FILE).write_text(json.dumps(sealed(forged)))
         with pytest.raises(SnnbenchError, match="is of another training of this run"):
             audit_run(copy, other, CPU)
         (copy / AUDIT_FILE).unlink()

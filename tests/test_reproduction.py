@@ -26,7 +26,14 @@ from snnbench.leaderboards.reproduction import (
 )
 from snnbench.leaderboards.table import make_tables, verify_roots
 from snnbench.leaderboards.verify import verify_entry
-from snnbench.record import RunRecord, read_predictions, read_record, sha256_of, write_predictions
+from snnbench.record import (
+    RunRecord,
+    read_predictions,
+    read_record,
+    sealed,
+    sha256_of,
+    write_predictions,
+)
 from tests.commands import snnbench, strict_json
 from tests.factories import (
     add_robustness,
@@ -191,7 +198,7 @@ def test_a_rerun_with_other_settings_or_data_or_code_nobody_has_is_refused(entry
         for key in keys[:-1]:
             part = part[key]
         part[keys[-1]] = value
-        path.write_text(json.dumps(statement))
+        path.write_text(json.dumps(sealed(statement)))
         sign(path.parent)
         assert any(told in problem for problem in problems(entry)), (keys, problems(entry))
 
@@ -200,7 +207,7 @@ def test_a_statement_is_of_one_result_only(entry):
     state(entry, 0)
     record = entry / "runs/seed-0.json"
     # as authors would who replace a result that was reproduced
-    record.write_text(record.read_text().replace('"wall_s": 31.5', '"wall_s": 32.5'))
+    record.write_text(json.dumps(sealed(json.loads(record.read_text()) | {"wall_s": 32.5})))
     sign(entry)
     [problem] = problems(entry)
     assert "record_sha256 is not that of runs/seed-0.json" in problem
@@ -299,7 +306,7 @@ def test_what_does_not_come_out_again_exits_with_one_and_writes_nothing(place):
     counts = [facts["test"], *facts["test_by_group"].values(), facts["latency"][-1]["test"]]
     for count in counts:
         count["correct"] = count["total"]
-    (entry / "runs/seed-0.json").write_text(json.dumps(facts))
+    (entry / "runs/seed-0.json").write_text(json.dumps(sealed(facts)))
     sign(entry)
     assert verify_entry(entry, TASKS).ok
     done = snnbench("board", "reproduce", "hd/ff-lif", "--board", board, "--data", data)

@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from snnbench import __version__
+from snnbench import __version__, preemption
 from snnbench.errors import SnnbenchError, unknown_name
 
 # name: (module, one line for --help); importing all modules for --help would make it slow
@@ -57,12 +57,16 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", prog_name="snnbench")
-def cli() -> None:
+@click.option("--offline", is_flag=True, help="Open no connection, as with SNNBENCH_OFFLINE=1.")
+def cli(offline: bool) -> None:
     """Benchmark spiking networks: sound to spikes, spikes to a verified leaderboard row.
 
     \b
     Example: snnbench quickstart
     """
+    if offline:
+        # the environment, so that processes which this one starts know it, too
+        os.environ["SNNBENCH_OFFLINE"] = "1"
 
 
 def main() -> None:
@@ -71,16 +75,18 @@ def main() -> None:
     # ten times slower. Read when torch is imported, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        code = cli.main(standalone_mode=False)
+        with preemption.noticed():
+            code = cli.main(standalone_mode=False)
     except SnnbenchError as error:
         _fail(str(error), error.exit_code)
-    except click.exceptions.Abort:
-        _fail("stopped; run the same command again to continue", 130)
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        # click makes the one of the other
+        preempted = isinstance(error.__cause__ or error, preemption.Preempted)
+        why, code = (" by SIGTERM", preemption.EXIT_CODE) if preempted else ("", 130)
+        _fail(f"stopped{why}; run the same command again to continue", code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _fail("stopped; run the same command again to continue", 130)
     except MemoryError:
         _fail("out of memory; smaller train.batch_size or fewer --workers need less", 1)
     except OSError as error:

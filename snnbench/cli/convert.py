@@ -58,8 +58,9 @@ def get(
     from snnbench.data_prep.readers import GENERATED
     from snnbench.data_prep.recipe import load_recipe
     from snnbench.paths import dataset_path
+    from snnbench.paths import offline as always_offline
 
-    recipe = load_recipe(name)
+    recipe, offline = load_recipe(name), offline or always_offline()
     out = dataset_path(recipe.name)
     if out.is_file() and not force:
         clear_finished_parts(out)

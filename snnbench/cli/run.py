@@ -83,7 +83,11 @@ track_option = click.option(
 @engine_option
 @set_option
 @runs_option
-@click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Take a finished run as it is; a stopped one goes on in any case.",
+)
 @click.option("--overwrite", is_flag=True, help="Throw away what the run folder holds, begin anew.")
 @click.option("--profile", is_flag=True, help="Tell where the time of training goes.")
 @protocol_option
@@ -133,11 +137,8 @@ def train_command(
                 f"{folder}: this run is finished, see its {RECORD_FILE};"
                 " --overwrite trains it again, another --seed makes another run"
             )
-        if record is None and (folder / RESUME_FILE).exists() and not resume:
-            raise SnnbenchError(
-                f"{folder}: holds this run, unfinished; --resume goes on with it,"
-                " --overwrite begins anew"
-            )
+        if record is None and (folder / RESUME_FILE).exists():
+            note(f"{folder.name}: goes on where it was stopped; --overwrite would begin anew")
         measured = Profile() if profile and record is None else None
         [record] = run_seeds(
             [spec],
@@ -412,7 +413,11 @@ def run_seeds(
         )
     for record in records:
         if record.status == "diverged":
-            note(f"{record.run_id}: diverged in epoch {record.epochs_run + 1}, loss is not finite")
+            note(
+                f"{record.run_id}: diverged in epoch {record.epochs_run + 1}, loss or gradient is not"
+                " finite; it counts as a seed without a correct prediction. A lower train.lr or a"
+                " train.gradient_clip may help"
+            )
     if len(engines := sorted({engine_name(record) for record in records})) > 1:
         note(f"not all of these seeds were trained alike: with {', '.join(engines)}")
     return records
