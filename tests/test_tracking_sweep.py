@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from snnbench.sweep import Study, Sweep, run_sweep
+from snnbench.study_store import Study
+from snnbench.sweep import Sweep, run_sweep
 from snnbench.tracking_spool import SPOOL_FILE
 from snnbench.tracking_store import make_client
 from snnbench.tracking_view import sync_folder
