@@ -6,8 +6,9 @@ its trials: those of a process that has gone silent are failed by the others and
 values and seeds.
 
 What a study holds besides Optuna's own, as attributes. Of the study: `overrides`, `sampler`, `pruner` (name
-and settings, pinned by the first call), `optuna` (versions that have run it). Of a trial: `ended` (state, as
-in `snnbench.trial`), `message`, `epochs`, `spikes`, `operations`.
+and settings, pinned by the first call), `optuna` (versions that have run it), `objectives`,
+`seeds_per_trial`. Of a trial: `outcome`, a table of its state (as in `snnbench.trial`), epochs, spikes,
+operations and message.
 """
 
 from __future__ import annotations
@@ -251,7 +252,8 @@ class RunningStudy:
 
     def note(self, key: str, value: Any) -> None:
         """Set an attribute of the study."""
-        self._study.set_user_attr(key, value)
+        if self._study.user_attrs.get(key) != value:
+            self._study.set_user_attr(key, value)
 
     def read(self) -> Study:
         """The study as it is now."""
@@ -342,16 +344,15 @@ class RunningStudy:
 
         trial = self._running[number]
         facts = {
-            "ended": outcome.state,
-            "message": outcome.message[:_MESSAGE_LENGTH],
+            "state": outcome.state,
             "epochs": outcome.epochs,
             "spikes": outcome.spikes,
             "operations": outcome.operations,
+            "message": outcome.message[:_MESSAGE_LENGTH],
         }
         try:
-            for key, value in facts.items():
-                if value not in (None, ""):
-                    trial.set_user_attr(key, value)
+            # in one piece: each write waits for the disk
+            trial.set_user_attr("outcome", {k: v for k, v in facts.items() if v not in (None, "")})
             if outcome.state == "complete":
                 values = [getattr(outcome, name) for name in objectives]
                 self._study.tell(number, values, skip_if_finished=True)
@@ -499,12 +500,12 @@ def _read(study: Any, place: str) -> Study:
 def _state(trial: Any) -> str:
     """State of Optuna's trial in our words."""
     if trial.state.name == "FAIL":
-        return str(trial.user_attrs.get("ended", "stopped"))
+        return str(trial.user_attrs.get("outcome", {}).get("state", "stopped"))
     return str(trial.state.name.lower())
 
 
 def _trial(trial: Any) -> Trial:
-    facts = trial.user_attrs
+    facts = trial.user_attrs.get("outcome", {})
     return Trial(
         number=trial.number,
         state=_state(trial),
