@@ -57,5 +57,7 @@ def _figure(axes: Any) -> Figure:
 
     figure: Figure = np.ravel(axes)[0].figure
     plt.close(figure)
-    figure.set_layout_engine("tight")
+    # once, as far as axes of different kinds let it; saving would try again, and warn
+    figure.tight_layout()
+    figure.set_layout_engine("none")
     return figure

@@ -73,8 +73,8 @@ def importances(folder: Path, name: str, storage: str | None = None) -> dict[str
     """How much each key decides about validation accuracy, largest first, 1 in all.
 
     PED-ANOVA over complete trials (Watanabe et al. 2023, PED-ANOVA: Efficiently Quantifying Hyperparameter
-    Importance in Arbitrary Subspaces). Only keys that all of them were asked count. Empty where there are
-    too few trials to tell, or all are alike.
+    Importance in Arbitrary Subspaces), with Optuna's extension to keys that only some of them were asked.
+    Empty where there are too few trials to tell, or all are alike.
     """
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import TrialState
