@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snnbench.bench import save_pictures
 from snnbench.study_store import loaded_study
 
 if TYPE_CHECKING:
@@ -57,7 +58,16 @@ def _figure(axes: Any) -> Figure:
 
     figure: Figure = np.ravel(axes)[0].figure
     plt.close(figure)
-    # once, as far as axes of different kinds let it; saving would try again, and warn
-    figure.tight_layout()
+    # several axes with one colour bar are laid out already, and must not be again
     figure.set_layout_engine("none")
+    # now, since powers of ten on an axis are mathematics, which our own style writes as it stands
+    figure.draw_without_rendering()
     return figure
+
+
+def save_study_figures(figures: dict[str, Figure], folder: Path) -> list[Path]:
+    """Write figures as SVG and PNG, with all labels that stand beside the axes."""
+    import matplotlib
+
+    with matplotlib.rc_context({"savefig.bbox": "tight"}):
+        return save_pictures(folder, figures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -15,12 +16,14 @@ from typing import Any
 import pyarrow.parquet as parquet
 import pytest
 
+from snnbench.cli.sweep import sweep_command
 from snnbench.record import read_record
+from snnbench.search_space import parse_space, read_search_file
 from snnbench.study_store import Study, read_study
-from snnbench.sweep import trial_seed
+from snnbench.sweep import make_sweep, trial_seed
 from snnbench.sweep_results import importances, write_table
 from snnbench.tracking_store import make_client
-from tests.commands import snnbench, strict_json
+from tests.commands import ROOT, snnbench, strict_json
 from tests.test_sweep import arguments, data, run, toy_sweep  # noqa: F401
 from tests.test_sweep_samplers import two_objectives
 
@@ -232,6 +235,23 @@ def test_a_search_space_of_ones_own(data: Path, tmp_path: Path) -> None:  # noqa
     wrong = snnbench(*sweep, "--trials", 1)
     assert wrong.code == 2
     assert f"{file}: search: unknown key 'train.lrr'" in wrong.err
+
+
+def test_the_page_shows_a_search_space_that_works(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "sweeps.md").read_text("utf-8")
+    [block] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    file = tmp_path / "mine.toml"
+    file.write_text(block)
+    search = read_search_file(file)
+    assert make_sweep("hd", "ff-lif", search, data_fingerprint="").space.tables == search
+    spaces = re.findall(r"--space (\S+=\S+)(?:\s|$)", text, re.MULTILINE)
+    assert len(parse_space(spaces)) == 3
+    verbs = re.findall(r"^    snnbench sweep (.*?)(?: +#.*)?$", text, re.MULTILINE)
+    assert {verb.split()[0] for verb in verbs} == {"run", "show", "best", "export", "plot"}
+    for verb in verbs:
+        name, *options = verb.split()
+        known = [o for p in sweep_command.commands[name].params for o in p.opts]
+        assert {o for o in options if o.startswith("--")} <= set(known), verb
 
 
 def test_optuna_dashboard_opens_the_store(studies: Path, study: Study, front: Study) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from snnbench.errors import SnnbenchError, UsageError
-from snnbench.study_store import Study, read_study, running_study
+from snnbench.study_store import Study, loaded_study, read_study, running_study
 from snnbench.sweep import Coordinator, Progress, Sweep, make_sweep, run_sweep, trial_seed
 from snnbench.sweep_samplers import (
     PRUNERS,
@@ -31,7 +31,7 @@ GRID: dict[str, dict[str, Any]] = {
     "train.batch_size": {"low": 6, "high": 12, "step": 6},
 }
 # both are read by no test that looks at accuracy
-ONE_EPOCH = {"train__epochs": 1}
+ONE_EPOCH: dict[str, Any] = {"train__epochs": 1}
 
 
 def free_batch(search: dict[str, dict[str, Any]], **changes: Any) -> Sweep:
@@ -172,6 +172,9 @@ def test_seeds_of_a_trial_are_its_own(tmp_path: Path) -> None:
     assert three.name != sweep.name
     [trial] = run(three, tmp_path, 1).trials
     assert trial.epochs == 3 * 2
+    with loaded_study(tmp_path, three.name) as study:
+        # of the first seed: others would be compared with others' first ones
+        assert set(study.trials[0].intermediate_values) == {1, 2}
     seeds = {trial_seed(s, n, i) for s in range(3) for n in range(3) for i in range(3)}
     assert len(seeds) == 27
     assert min(seeds) > 1000  # none that a benchmark takes
@@ -191,7 +194,7 @@ def two_objectives(objective: Any = "spikes", model: str = "ff-lif") -> Sweep:
 @pytest.mark.parametrize("objective", ["spikes", "operations"])
 def test_a_pareto_front(objective: str, tmp_path: Path) -> None:
     sweep = two_objectives(objective)
-    assert sweep.name != toy_sweep({"train.lr": sweep.search["train.lr"]}).name
+    assert sweep.name != toy_sweep({"train.lr": dict(sweep.search["train.lr"])}).name
     study = run(sweep, tmp_path, 6)
     assert study.states == {"complete": 6}
     assert study.objectives == ("accuracy", objective)

@@ -97,7 +97,7 @@ def test_it_ends_where_it_is_stopped() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_an_outcome() -> None:
-    lost = {"train__activity__upper": 0.0, "train__activity__upper_strength": 3e38}
+    lost: dict[str, Any] = {"train__activity__upper": 0.0, "train__activity__upper_strength": 3e38}
     outcome, _ = run(spec(**lost))
     assert outcome.state == "diverged"
     assert outcome.message == "loss or gradient not finite in epoch 1 of 3"

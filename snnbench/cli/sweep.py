@@ -435,8 +435,7 @@ def plot(
     \b
     Example: snnbench sweep plot hd-rec-lif-1a2b3c4d5e --out pictures
     """
-    from snnbench.bench import save_pictures
-    from snnbench.sweep_plots import study_figures
+    from snnbench.sweep_plots import save_study_figures, study_figures
     from snnbench.sweep_tracking import show_pictures
 
     found = named_study(studies_folder(studies), study, storage)
@@ -445,7 +444,7 @@ def plot(
         raise SnnbenchError(
             f"{found.place}: nothing to draw before there are two complete trials, only {states_text(found)}"
         )
-    paths = save_pictures(out, figures)
+    paths = save_study_figures(figures, out)
     if track:
         show_pictures(study, paths, tracking_uri)
     answer(as_json, [str(path) for path in paths], "\n".join(map(str, paths)))
