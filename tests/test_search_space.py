@@ -90,13 +90,16 @@ def test_a_grid_of_a_range_without_steps_is_refused() -> None:
 
 
 def test_corners_see_every_key_under_its_condition() -> None:
-    corners = list(space().corners())
-    for key, table in TABLES.items():
+    # asked at a value that is neither the first nor the last
+    middle = {"low": 0.0, "high": 1.0, "when": {"kind": "steep"}}
+    tables = {**TABLES, "middle": middle}
+    corners = list(space(tables).corners())
+    for key, table in tables.items():
         ends = table.get("choices") or [table["low"], table["high"]]
         assert all(any(values.get(key) == end for values in corners) for end in ends)
     for values in corners:
         # asked in the order of conditions, nothing else is needed and nothing is left over
-        assert space().ask(partial(_answer, values)) == values
+        assert space(tables).ask(partial(_answer, values)) == values
 
 
 def _answer(values: dict[str, Any], key: str, distribution: Any) -> Any:
