@@ -88,6 +88,10 @@ ENGINES: Mapping[str, Floats] = {
 }
 
 
+class NotEnoughMemory(SnnbenchError):
+    """A run that will not fit, refused before it begins."""
+
+
 class MemoryEstimate(NamedTuple):
     """Bytes that training takes at its peak, by what takes them."""
 
@@ -430,7 +434,7 @@ def require_memory(
 
     Raises
     ------
-    SnnbenchError
+    NotEnoughMemory
         `at_once` runs like this take more than is free on the device.
     """
     free = free_memory(device)
@@ -444,10 +448,41 @@ def require_memory(
         advice.insert(1, f"--set train.recompute_steps={some}")
     if at_once > 1:
         advice.insert(0, "fewer --workers")
-    raise SnnbenchError(
+    raise NotEnoughMemory(
         f"{what}: training takes about {estimate}{each}, but {size_text(free)} are free on"
         f" {device.type}; take {', '.join(advice[:-1])} or {advice[-1]}"
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the host's or a GPU's, has run out."""
+    import torch
+
+    if isinstance(error, MemoryError | NotEnoughMemory | torch.OutOfMemoryError):
+        return True
+    # PyTorch has no class of its own for the host's memory, and a C++ operator's bad_alloc comes like this
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("DefaultCPUAllocator", "bad_alloc")
+    )
+
+
+def what_would_fit(
+    spec: RunSpec, train: Spikes, valid: Spikes | None, device: torch.device, engine: str
+) -> str:
+    """In words: the largest batch, halved from the run's own, that by the estimate fits what is free."""
+    free, batch = free_memory(device), min(spec.train.batch_size, max(2, len(train))) // 2
+    while batch:
+        smaller = spec.model_copy(
+            update={"train": spec.train.model_copy(update={"batch_size": batch})}
+        )
+        estimate = estimate_training(smaller, train, valid, device.type, engine)
+        if estimate.total <= free:
+            return (
+                f"train.batch_size = {batch} would take about {size_text(estimate.total)} of"
+                f" {size_text(free)} free"
+            )
+        batch //= 2
+    return f"no train.batch_size fits into the {size_text(free)} that are free"
 
 
 def size_text(n_bytes: float) -> str:

@@ -1,51 +1,60 @@
-"""Hyperparameter sweeps: trials scored on validation data, kept in an Optuna study on disk.
+"""Hyperparameter sweeps: trials scored on validation data, kept in an Optuna study.
 
-    [search] of a zoo entry -> values of a trial -> fit on train and valid -> best validation accuracy
+    search space -> values of a trial -> run_trial on train and valid -> best validation accuracy
 
 A sweep is given the training and the validation split and never the data file, so nothing in it can
-rest on test data. A study is one SQLite file, named after all that its trials share: a changed search
-space, setting or data file is another study, and the same sweep called again goes on with its own.
+rest on test data. A study is named after all that its trials share: a changed search space, objective,
+setting or data file is another study, and the same sweep called again goes on with its own.
 
-Values come from Optuna's multivariate TPE (Bergstra et al. 2011, Algorithms for Hyper-Parameter
-Optimization), the first ten at random. The median pruner ends a trial early: after an epoch, from a
-quarter of all epochs on, when the trial's best validation accuracy so far is below the median of what
-the completed trials, five at least, had after that epoch. This is the only module that imports optuna.
+    snnbench.search_space     what is searched
+    snnbench.sweep_samplers   who proposes values, who ends a trial early
+    snnbench.trial            one trial, which knows of none of these
+    snnbench.study_store      where trials are kept
+    snnbench.sweep_tracking   trials in MLflow
+
+The `Coordinator` here is what joins them. It alone writes to the store and to MLflow, and trials may run
+wherever `run_trial` does: it hands out jobs, hears of epochs, and is told how each ended.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import tempfile
 import time
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from snnbench.errors import SnnbenchError, UsageError, unknown_name
+from snnbench.errors import SnnbenchError, UsageError
+from snnbench.model_spec import ModelSpec
+from snnbench.search_space import SearchSpace, Space
 from snnbench.spec import RunSpec, make_run_spec
+from snnbench.study_store import GRACE_S, HEARTBEAT_S, RunningStudy, Study, running_study
+from snnbench.sweep_samplers import (
+    PrunerName,
+    SamplerName,
+    check_sampler,
+    pinned_pruner,
+    pinned_sampler,
+)
+from snnbench.sweep_tracking import ShownTrials
+from snnbench.trial import TrialEpoch, TrialJob, TrialOutcome, run_trial
 
 if TYPE_CHECKING:
     import torch
 
     from snnbench.data_prep.spikes import Spikes
-    from snnbench.tracking import NullTracker
-    from snnbench.train import EpochReport, FitResult
 
-SearchSpace = Mapping[str, Mapping[str, Any]]
-"""Dotted key to {low, high}, with log or step where wanted, or to {choices}."""
+Objective = Literal["accuracy", "spikes", "operations"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
-WARMUP = 0.25
-"""Part of a trial's epochs before which it is never pruned."""
+HOPELESS = 3
+"""So many trials that fail with an error, before any other end, end the sweep: the rest would fail alike."""
 
-DIVERGED = "diverged"
+_STUDIES = 2
+"""Version of what a study holds; another one gives studies of other names."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +69,33 @@ class Sweep:
     overrides: Mapping[str, Any]
     """What the user set, as dotted keys: the same in every trial."""
     search: SearchSpace
+    where: str
+    """The file and table that the search space is from."""
+    objectives: tuple[Objective, ...] = ("accuracy",)
+    seeds_per_trial: int = 1
 
     @property
     def name(self) -> str:
-        """Name of the study: readable, and unique through a digest of base and search space."""
-        text = self.base.canonical_json() + json.dumps(self.search, sort_keys=True)
+        """Name of the study: readable, and unique through a digest of all that makes a trial one of it."""
+        parts = [_STUDIES, self.base.canonical_json(), self.search]
+        text = json.dumps([*parts, self.objectives, self.seeds_per_trial], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         return f"{self.base.task.name}-{self.base.model.name}-{digest[:10]}"
+
+    @cached_property
+    def space(self) -> Space:
+        """The search space, found right."""
+        tree = self.base.model_dump(mode="json")
+
+        def fixed(key: str) -> Any:
+            node: Any = tree
+            for part in key.split("."):
+                if not isinstance(node, dict):
+                    raise KeyError(key)
+                node = node[part]
+            return node
+
+        return Space(self.where, self.search, fixed)
 
     def trial_spec(self, values: Mapping[str, Any], seed: int) -> RunSpec:
         """The run of a trial with these values of the searched keys."""
@@ -80,51 +109,7 @@ class Sweep:
 
     def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Values of the searched keys from Optuna's parameters, which hold no lists."""
-        return {
-            key: next(c for c in self.search[key]["choices"] if _label(c) == param)
-            if "choices" in self.search[key]
-            else param
-            for key, param in params.items()
-        }
-
-
-class Trial(NamedTuple):
-    """One trial of a study."""
-
-    number: int
-    """From 0."""
-    state: str
-    """complete, pruned, diverged, stopped (by Ctrl-C, an error or a kill) or running."""
-    accuracy: float | None
-    """Validation accuracy: of a complete trial the best, of a pruned one the last."""
-    params: dict[str, Any]
-    epochs: int
-    seconds: float | None
-
-
-class Study(NamedTuple):
-    """A study as it is on disk."""
-
-    name: str
-    path: Path
-    overrides: dict[str, Any]
-    trials: list[Trial]
-    """Best first, then the pruned, then those without an accuracy."""
-
-    @property
-    def states(self) -> dict[str, int]:
-        """Number of trials in each state that occurs."""
-        return dict(Counter(t.state for t in self.trials))
-
-    @property
-    def finished(self) -> int:
-        """Trials that told something about their values: the tuning budget spent so far."""
-        return sum(self.states.get(state, 0) for state in ("complete", "pruned", DIVERGED))
-
-    @property
-    def best(self) -> Trial | None:
-        """The complete trial with the highest validation accuracy, the earliest at a tie."""
-        return next((t for t in self.trials if t.state == "complete"), None)
+        return {key: self.space.value(key, param) for key, param in params.items()}
 
 
 class Progress(NamedTuple):
@@ -134,9 +119,10 @@ class Progress(NamedTuple):
     trials: int
     """Wanted in all."""
     epoch: int
-    """Of the running trial; 0 between trials."""
+    """Of the trial that told last, over all its seeds; 0 between trials."""
     epochs: int
-    diverged: int
+    failed: int
+    """Trials that diverged, ran out of memory or ended with an error."""
     best: float | None
     """Validation accuracy of the best complete trial."""
 
@@ -148,36 +134,56 @@ def make_sweep(
     *,
     data_fingerprint: str,
     overrides: Mapping[str, Any] = {},
+    where: str | None = None,
+    objectives: Sequence[Objective] = ("accuracy",),
+    seeds_per_trial: int = 1,
 ) -> Sweep:
     """A sweep of a model on a task; a key that `overrides` sets leaves the search space.
+
+    Parameters
+    ----------
+    search : see `snnbench.search_space`.
+    where : what errors name as the place of the search space; None: the model's file.
+    objectives : accuracy alone, or with spikes or operations.
+    seeds_per_trial : seeds that each trial is trained with; its figures are their means.
 
     Raises
     ------
     SnnbenchError
         There is nothing to search.
     UsageError
-        Unknown task, model or key (with its path), or a value that does not fit.
+        Unknown task, model or key (with its path), a value that does not fit, or spikes as an objective
+        of a model that has none.
     """
     file = model if model.endswith(".toml") else f"zoo/{model}.toml"
     if not search:
-        raise SnnbenchError(f"{file}: has no [search] table, so there is nothing to sweep")
+        raise SnnbenchError(
+            f"{file}: has no [search] table, so there is nothing to sweep; name keys with --space"
+        )
     base = make_run_spec(
         task, model, seed=0, data_fingerprint=data_fingerprint, overrides=overrides
     )
+    if base.task.protocol != "A":
+        raise UsageError(
+            f"task.protocol = {base.task.protocol}: a sweep scores trials on validation data, which class A"
+            " holds out; sweep in class A, and bench the best in another"
+        )
     left = {key: table for key, table in search.items() if key not in overrides}
     if not left:
         raise UsageError(f"every key of the search space is set already: {', '.join(search)}")
-    sweep = Sweep(task, model, base, dict(overrides), left)
-    where = f"{file}: search"
-    for key, table in left.items():
-        _distribution(f"{where}.{key}", table)
-    options = {
-        k: t["choices"] if "choices" in t else [t["low"], t["high"]] for k, t in left.items()
-    }
-    lowest = {key: values[0] for key, values in options.items()}
-    highest = {key: values[-1] for key, values in options.items()}
-    one_other = [{**lowest, key: value} for key, values in options.items() for value in values]
-    for values in (lowest, highest, *one_other):
+    wanted = tuple(objectives)
+    if wanted not in {("accuracy",), ("accuracy", "spikes"), ("accuracy", "operations")}:
+        raise UsageError(
+            f"--objective {','.join(wanted)}: take accuracy; accuracy,spikes; or accuracy,operations"
+        )
+    if "spikes" in wanted and not isinstance(base.model, ModelSpec):
+        raise UsageError(
+            f"--objective {','.join(wanted)}: a model of kind {base.model.kind} has no spikes; take"
+            " accuracy,operations"
+        )
+    where = where or f"{file}: search"
+    sweep = Sweep(task, model, base, dict(overrides), left, where, wanted, seeds_per_trial)
+    for values in sweep.space.corners():
         try:
             sweep.trial_spec(values, seed=0)
         except UsageError as error:
@@ -195,14 +201,20 @@ def run_sweep(
     timeout_s: float | None = None,
     seed: int = 0,
     device: torch.device,
+    sampler: SamplerName | None = None,
+    pruner: PrunerName | None = None,
+    storage: str | None = None,
+    wait: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     track: bool = False,
     tracking_uri: str | None = None,
+    heartbeat_s: int = HEARTBEAT_S,
+    grace_s: int = GRACE_S,
 ) -> Study:
     """Run trials until the study has `trials` finished ones; those of earlier calls count.
 
-    A diverged trial is finished. A trial that is stopped by Ctrl-C, an error or a kill is not: its
-    state says so, and another takes its place.
+    A trial that diverged, ran out of memory or failed is finished. One that is stopped by Ctrl-C or a kill
+    is not: its state says so, and another takes its place; on a server, the same again.
 
     Parameters
     ----------
@@ -211,320 +223,206 @@ def run_sweep(
     folder : where the study's file is or will be; trials themselves leave no files but what MLflow
         could not take.
     timeout_s : no trial begins later than this many seconds after the call.
-    seed : a trial's values and its training seed follow from this and its number, so that a sweep in
-        two parts is the sweep in one. A study may hold trials of several seeds.
+    seed : a trial's values and its training seeds follow from this, its number and the trials before it, so
+        that a sweep in two parts is the sweep in one. A study may hold trials of several seeds.
     device : where to compute.
+    sampler, pruner : by name; None: the study's own, of a new one tpe and median, or no pruner where there
+        are several objectives.
+    storage : a PostgreSQL server as `snnbench.study_store.checked_storage` gives it, on which several
+        processes may run the sweep; None: a file in the folder, in which one may.
+    wait : whether to wait while another process runs the sweep in its file.
     on_progress : called before and after each trial, and after each epoch.
     track : show trials in MLflow. What it cannot take waits beside the study, see docs/tracking.md.
     tracking_uri : where MLflow keeps runs; None: its usual place.
+    heartbeat_s, grace_s : see `snnbench.study_store`.
 
     Raises
     ------
     SnnbenchError
-        The study's file is damaged, or another process is running the sweep.
+        The store is damaged or cannot be reached; another process is running the sweep; the first trials
+        all ended with an error.
+    UsageError
+        Another sampler or pruner than the study's.
     """
-    started = time.monotonic()
-    path = study_path(folder, sweep.name)
-    with _one_process(path), _opened(path, create=True) as study:
-        study.set_user_attr("overrides", dict(sweep.overrides))
-        _mark_killed(study)
-        shown = _Shown(sweep, folder / f"{sweep.name}-trials", track, tracking_uri)
-        shown.remove_killed()
-        while True:
-            now = _read(study, path)
-            tell = partial(_tell, on_progress, now, trials, sweep.base.train.epochs)
-            tell(0)
-            timed_out = timeout_s is not None and time.monotonic() - started >= timeout_s
-            if now.finished >= trials or timed_out:
-                return now
-            _run_trial(study, sweep, train, valid, seed, device, tell, shown)
-
-
-def study_path(folder: Path, name: str) -> Path:
-    """The file of the study called `name`."""
-    return folder / f"{name}.db"
-
-
-def study_names(folder: Path) -> list[str]:
-    """Names of all studies in a folder."""
-    return sorted(path.stem for path in folder.glob("*.db"))
-
-
-def read_study(folder: Path, name: str) -> Study:
-    """A study from its file; SnnbenchError where there is none, or it is damaged."""
-    path = study_path(folder, name)
-    with _opened(path, create=False) as study:
-        return _read(study, path)
-
-
-def _run_trial(
-    study: Any,
-    sweep: Sweep,
-    train: Spikes,
-    valid: Spikes,
-    seed: int,
-    device: torch.device,
-    tell_epoch: Callable[[int], None],
-    shown: _Shown,
-) -> None:
-    from optuna import TrialPruned
-    from optuna.pruners import MedianPruner
-    from optuna.samplers import TPESampler
-    from optuna.trial import TrialState
-
-    from snnbench.bench import epoch_metrics
-    from snnbench.train import fit
-
-    number = len(study.get_trials(deepcopy=False))
-    trial_seed = _trial_seed(seed, number)
-    study.sampler = TPESampler(seed=trial_seed)
-    study.pruner = MedianPruner(n_warmup_steps=round(WARMUP * sweep.base.train.epochs))
-    trial = study.ask({key: _distribution(key, table) for key, table in sweep.search.items()})
-
-    def on_epoch(report: EpochReport) -> None:
-        assert report.valid is not None  # a sweep always holds speakers out
-        trial.report(report.valid.accuracy, report.epoch)
-        tell_epoch(report.epoch)
-        if report.epoch < report.epochs and trial.should_prune():
-            raise TrialPruned
-
-    try:
-        spec = sweep.trial_spec(sweep.values(trial.params), trial_seed)
-        with shown.trial(number, spec) as (run, tracker):
-
-            def tracked(report: EpochReport) -> None:
-                tracker.epoch(report.epoch, epoch_metrics(report))
-                on_epoch(report)
-
-            try:
-                result = fit(spec, train, valid, folder=run, device=device, on_epoch=tracked)
-            except TrialPruned:
-                shown.end(tracker, run, spec, "pruned")
-                raise
-            state = "complete" if result.validation else DIVERGED
-            shown.end(tracker, run, spec, state, result)
-    except TrialPruned:
-        study.tell(trial, state=TrialState.PRUNED)
-    except BaseException:
-        study.tell(trial, state=TrialState.FAIL)
-        raise
-    else:
-        if result.validation is None:
-            trial.set_user_attr(DIVERGED, True)
-            study.tell(trial, state=TrialState.FAIL)
-        else:
-            study.tell(trial, result.validation.accuracy)
-
-
-class _Shown:
-    """Trials in MLflow, where it is asked for; each has a folder of its own as long as it is needed."""
-
-    def __init__(self, sweep: Sweep, folder: Path, track: bool, tracking_uri: str | None) -> None:
-        self._sweep = sweep
-        self._folder = folder
-        self._track = track
-        self._uri = tracking_uri
-
-    @contextmanager
-    def trial(self, number: int, spec: RunSpec) -> Iterator[tuple[Path, NullTracker]]:
-        """Folder and tracker of a trial, until it ends; a pruned one is an end like others."""
-        from optuna import TrialPruned
-
-        from snnbench.tracking import NullTracker, Parent, Tracker, flat_params
-
-        if not self._track:
-            with tempfile.TemporaryDirectory(prefix="snnbench-trial-") as name:
-                yield Path(name), NullTracker()
-            return
-        folder = self._folder / f"trial-{number}"
-        folder.mkdir(parents=True)
-        params = {"overrides": json.dumps(dict(self._sweep.overrides))}
-        params |= {f"search.{key}": json.dumps(table) for key, table in self._sweep.search.items()}
-        name = self._sweep.name
-        tracker = Tracker(
-            experiment=spec.task.name,
-            run_name=f"{name}-trial{number}",
-            params=flat_params(spec),
-            run_dir=folder,
-            tags={"kind": "trial", "trial": str(number), "synthetic": str(spec.task.synthetic)},
-            parent=Parent(kind="sweep", key=name, name=f"sweep {name}", params=params),
-            tracking_uri=self._uri,
-            temporary=True,
-        )
-        pruned: TrialPruned | None = None
-        with tracker:
-            try:
-                yield folder, tracker
-            except TrialPruned as end:
-                pruned = end
-        if pruned:
-            raise pruned
-
-    def end(
-        self,
-        tracker: NullTracker,
-        folder: Path,
-        spec: RunSpec,
-        state: str,
-        result: FitResult | None = None,
-    ) -> None:
-        """Draw how a trial went, and show how it ended."""
-        from snnbench import plots
-        from snnbench.bench import PICTURES, read_history, save_pictures
-        from snnbench.train import HISTORY_FILE
-
-        if not self._track:
-            return
-        history = read_history(folder / HISTORY_FILE) if (folder / HISTORY_FILE).is_file() else {}
-        if history:
-            note = "synthetic data" if spec.task.synthetic else ""
-            title = f"{spec.model.name} on {spec.task.name}, {folder.name}"
-            curves = plots.learning_curves(history, title=title, note=note)
-            save_pictures(folder / PICTURES, {"learning-curves": curves})
-        best = result.validation.accuracy if result and result.validation else None
-        tracker.finish_trial(state, best, len(history.get("epoch", ())))
-
-    def remove_killed(self) -> None:
-        """Remove folders of trials that a kill left, and that have nothing to send."""
-        from snnbench.tracking import remove_temporary
-        from snnbench.tracking_spool import SPOOL_FILE
-
-        for folder in self._folder.glob("trial-*"):
-            if not (folder / SPOOL_FILE).exists():
-                remove_temporary(folder)
-
-
-def _tell(
-    on_progress: Callable[[Progress], None], now: Study, trials: int, epochs: int, epoch: int
-) -> None:
-    best = now.best.accuracy if now.best else None
-    on_progress(Progress(now.finished, trials, epoch, epochs, now.states.get(DIVERGED, 0), best))
-
-
-def _trial_seed(seed: int, number: int) -> int:
-    """32 bits for a trial: none of the small seeds that a benchmark uses later."""
-    digest = hashlib.blake2b(f"{seed}/trial/{number}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little")
-
-
-def _distribution(where: str, table: Mapping[str, Any]) -> Any:
-    """Optuna's distribution for a table of the search space; integers where all its numbers are."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    known = {"choices"} if "choices" in table else {"low", "high", "log", "step"}
-    for key in table.keys() - known:
-        raise unknown_name("key", f"{where}.{key}", [f"{where}.{k}" for k in known])
-    choices = table.get("choices", ["none needed"])
-    if not (isinstance(choices, list) and choices):
-        raise UsageError(f"{where}.choices: needs a list of values, found {choices!r}")
-    kinds = {type(value) for key, value in table.items() if key != "log"}
-    numbers = {"low", "high"} <= table.keys() and kinds <= {int, float}
-    if not (numbers or "choices" in table):
-        raise UsageError(f"{where}: needs numbers low and high, or choices; found {dict(table)}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a step that does not reach high is only warned about
-            if not numbers:
-                return CategoricalDistribution([_label(choice) for choice in choices])
-            return (IntDistribution if kinds == {int} else FloatDistribution)(**table)
-    except (TypeError, ValueError, UserWarning) as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-def _label(choice: Any) -> Any:
-    return choice if isinstance(choice, str | int | float) else json.dumps(choice)
-
-
-def _read(study: Any, path: Path) -> Study:
-    trials = [_trial(trial) for trial in study.get_trials(deepcopy=False)]
-    order = {"complete": 0, "pruned": 1}
-    trials.sort(key=lambda t: (order.get(t.state, 2), -(t.accuracy or 0), t.number))
-    return Study(study.study_name, path, study.user_attrs.get("overrides", {}), trials)
-
-
-def _trial(trial: Any) -> Trial:
-    failed = DIVERGED if DIVERGED in trial.user_attrs else "stopped"
-    return Trial(
-        number=trial.number,
-        state={"FAIL": failed}.get(trial.state.name, trial.state.name.lower()),
-        accuracy=trial.value,
-        params=dict(trial.params),
-        epochs=len(trial.intermediate_values),
-        seconds=trial.duration.total_seconds() if trial.duration else None,
-    )
-
-
-def _mark_killed(study: Any) -> None:
-    """Give trials a state that a killed process left running; this process is the only one."""
-    from optuna.trial import TrialState
-
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-
-
-@contextmanager
-def _opened(path: Path, *, create: bool) -> Iterator[Any]:
-    """The Optuna study in a file; database errors within the block name the file."""
-    if not create and not path.is_file():
-        raise SnnbenchError(
-            f"{path}: no such study yet; `snnbench sweep run` begins it,"
-            " `snnbench sweep show` lists those there are"
-        )
-    import optuna
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        _check_file(path, path.stem if not create else None)
-        storage = _storage(path)
-        try:
-            yield optuna.create_study(
-                storage=storage, study_name=path.stem, direction="maximize", load_if_exists=True
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    with running_study(
+        folder,
+        sweep.name,
+        storage,
+        objectives=len(sweep.objectives),
+        wait=wait,
+        heartbeat_s=heartbeat_s,
+        grace_s=grace_s,
+    ) as study:
+        _pin(study, sweep, sampler, pruner)
+        shown = ShownTrials(sweep, folder / f"{sweep.name}-trials", track, tracking_uri)
+        with shown:
+            coordinator = Coordinator(
+                sweep,
+                study,
+                shown,
+                trials=trials,
+                seed=seed,
+                device=device.type,
+                deadline=deadline,
+                on_progress=on_progress,
             )
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
-    except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        raise SnnbenchError(
-            f"{path}: cannot be used as a study: {getattr(cause, 'orig', cause)};"
-            " a damaged file moved away, `snnbench sweep run` begins anew"
-        ) from error
+            while True:
+                for job in coordinator.jobs():
+                    tell, stopped = (
+                        partial(coordinator.heard, job),
+                        partial(coordinator.stopped, job),
+                    )
+                    coordinator.done(job, run_trial(job, train, valid, tell, stopped))
+                if coordinator.is_over:
+                    return study.read()
+                time.sleep(min(1.0, heartbeat_s))  # others run what is left, and may yet die of it
 
 
-def _check_file(path: Path, study: str | None) -> None:
-    """Raise sqlite3.Error unless the file is whole, and holds the study if one is named."""
-    with closing(sqlite3.connect(path)) as database:
-        [problem] = database.execute("PRAGMA quick_check(1)").fetchone()
-        if problem != "ok":
-            raise sqlite3.DatabaseError(problem)
-        # asked here, because Optuna would put its tables into any database that has none
-        query = "SELECT 1 FROM studies WHERE study_name = ?"
-        if study is not None and not database.execute(query, [study]).fetchone():
-            raise sqlite3.DatabaseError(f"holds no study {study}")
+def _pin(
+    study: RunningStudy, sweep: Sweep, sampler: SamplerName | None, pruner: PrunerName | None
+) -> None:
+    """Settle what all trials of the study have in common."""
+    several = len(sweep.objectives) > 1
+    if several and pruner not in (None, "none"):
+        raise UsageError(
+            f"--pruner {pruner}: with several objectives nothing says which of two trials is ahead, so"
+            " none is ended early; leave it out"
+        )
+    check_sampler(sampler or "tpe", sweep.space, len(sweep.objectives))
+    default: PrunerName = "none" if several else "median"
+    fresh_pruner = pinned_pruner(pruner or default, sweep.base.train.epochs)
+    study.pin("sampler", sampler, pinned_sampler(sampler or "tpe"))
+    study.pin("pruner", pruner, fresh_pruner)
+    study.note("overrides", dict(sweep.overrides))
+    study.note("objectives", list(sweep.objectives))
+    study.note("seeds_per_trial", sweep.seeds_per_trial)
 
 
-def _storage(path: Path) -> Any:
-    from optuna.storages import RDBStorage
+class Coordinator:
+    """Hands out trials and is told what becomes of them; several may run at a time.
 
-    # quoted, because SQLAlchemy and Optuna read %, ? and { in an address
-    address = f"sqlite:///{quote(str(path.absolute()))}"
-    try:
-        return RDBStorage(address)
-    except RuntimeError as error:  # written by an Optuna with other tables
-        raise SnnbenchError(f"{path}: {error}") from None
+    Use it in one thread: `jobs()` gives a job whenever there is place for one, `heard` takes what a trial
+    tells, `stopped` says whether it should end, `done` takes its outcome. While trials of other processes
+    run, `jobs()` may end before the sweep does; `is_over` knows.
+    """
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        study: RunningStudy,
+        shown: ShownTrials,
+        *,
+        trials: int,
+        seed: int,
+        device: str,
+        deadline: float | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self._sweep = sweep
+        self._study = study
+        self._shown = shown
+        self._trials = trials
+        self._seed = seed
+        self._device = device
+        self._deadline = deadline
+        self._on_progress = on_progress
+        self._now = study.read()
+        self._stopped: set[int] = set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there will be no further job: enough trials, a grid that is done, or no time."""
+        enough = self._study.read().finished >= self._trials
+        return enough or self._late or not self._study.others_run()
+
+    @property
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def jobs(self) -> Iterator[TrialJob]:
+        """Trials to run now, each begun in the study when it is taken."""
+        self._progress(0)
+        while not self._late:
+            asked = self._study.ask(
+                self._sweep.space, self._trials, self._seed, lambda n: trial_seed(self._seed, n)
+            )
+            if asked is None:
+                return
+            seeds = [
+                trial_seed(self._seed, asked.seed_number, index)
+                for index in range(self._sweep.seeds_per_trial)
+            ]
+            try:
+                specs = tuple(self._sweep.trial_spec(asked.values, seed) for seed in seeds)
+            except UsageError as error:  # values that each fit, and not together
+                self._end(asked.number, TrialOutcome("error", message=str(error)))
+                continue
+            self._shown.begin(asked.number, specs[0])
+            yield TrialJob(
+                number=asked.number,
+                specs=specs,
+                device=self._device,
+                measure=len(self._sweep.objectives) > 1,
+                show=self._shown.wanted,
+            )
+
+    def heard(self, job: TrialJob, report: TrialEpoch) -> None:
+        """Take an epoch of a trial: show it, and decide whether the trial goes on.
+
+        Only the first seed decides: those after it would be compared with others' first ones.
+        """
+        step = report.seed * report.epochs + report.epoch
+        self._shown.epoch(job.number, step, report.metrics)
+        self._progress(step)
+        if len(self._sweep.objectives) > 1 or report.seed > 0:
+            return
+        poor = self._study.report(job.number, report.epoch, report.accuracy)
+        if poor and report.epoch < report.epochs:
+            self._stopped.add(job.number)
+
+    def stopped(self, job: TrialJob) -> bool:
+        """Whether a trial should end now."""
+        return job.number in self._stopped
+
+    def done(self, job: TrialJob, outcome: TrialOutcome) -> None:
+        """Take how a trial ended.
+
+        Raises
+        ------
+        SnnbenchError
+            The first trials of the study have all ended with an error.
+        """
+        self._shown.end(job.number, outcome)
+        self._end(job.number, outcome)
+
+    def _end(self, number: int, outcome: TrialOutcome) -> None:
+        self._study.tell(number, outcome, self._sweep.objectives)
+        self._stopped.discard(number)
+        self._now = self._study.read()
+        self._progress(0)
+        errors = self._now.states.get("error", 0)
+        if outcome.state == "error" and errors == self._now.finished >= HOPELESS:
+            raise SnnbenchError(
+                f"{self._now.place}: the first {errors} trials all ended with an error, so the sweep ends;"
+                f" the last: {outcome.message}"
+            )
+
+    def _progress(self, step: int) -> None:
+        now, states = self._now, self._now.states
+        self._on_progress(
+            Progress(
+                now.finished,
+                self._trials,
+                step,
+                self._sweep.base.train.epochs * self._sweep.seeds_per_trial,
+                sum(states.get(state, 0) for state in ("diverged", "oom", "error")),
+                now.best.accuracy if now.best else None,
+            )
+        )
 
 
-@contextmanager
-def _one_process(path: Path) -> Iterator[None]:
-    """Let one process at a time run a sweep; a lock ends with its process, however that ends."""
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SnnbenchError(f"{path}: another process is running this sweep") from None
-        yield
+def trial_seed(seed: int, number: int, index: int = 0) -> int:
+    """32 bits for a seed of a trial: none of the small seeds that a benchmark uses later."""
+    text = f"{seed}/trial/{number}" + (f"/{index}" if index else "")
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")

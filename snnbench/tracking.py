@@ -65,6 +65,21 @@ RETRY_AFTER_S = 60.0
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
+class SystemUse:
+    """Memory and processor time of this process, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._cpu_s = time.process_time()
+
+    def since(self) -> dict[str, float]:
+        """The peak so far, and processor time since the last look."""
+        before, self._cpu_s = self._cpu_s, time.process_time()
+        return {
+            "system/peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "system/cpu_seconds": self._cpu_s - before,
+        }
+
+
 class NullTracker:
     """Tracks nothing: what `--no-track` gives."""
 
@@ -85,7 +100,9 @@ class NullTracker:
     def finish(self, record: RunRecord) -> None:
         """Show the record's figures, and the files of the run folder."""
 
-    def finish_trial(self, state: str, accuracy: float | None, step: int) -> None:
+    def finish_trial(
+        self, state: str, figures: Mapping[str, float], step: int, message: str = ""
+    ) -> None:
         """Show how a trial of a sweep ended, and the files of its folder."""
 
 
@@ -113,6 +130,8 @@ class Tracker(NullTracker):
         Where MLflow keeps runs; `default_uri()` where None.
     temporary
         Whether the folder has no purpose but to wait, once the run has ended.
+    elsewhere
+        Whether another process computes, which tells its own memory and processor time with its metrics.
     """
 
     def __init__(
@@ -126,6 +145,7 @@ class Tracker(NullTracker):
         parent: Parent | None = None,
         tracking_uri: str | None = None,
         temporary: bool = False,
+        elsewhere: bool = False,
     ) -> None:
         self._uri = tracking_uri or default_uri()
         self._folder = run_dir
@@ -147,7 +167,7 @@ class Tracker(NullTracker):
         self._failed_at: float | None = None
         self._warned = self._lost = False
         self._status: Status = "FINISHED"
-        self._cpu_s = time.process_time()
+        self._use = None if elsewhere else SystemUse()
 
     @property
     def run_id(self) -> str | None:
@@ -160,7 +180,8 @@ class Tracker(NullTracker):
             self._store = self._open()
         except Exception as error:
             self._fail(error)
-        self._cpu_s = time.process_time()
+        if self._use is not None:
+            self._use = SystemUse()
         return self
 
     def __exit__(
@@ -186,13 +207,9 @@ class Tracker(NullTracker):
 
     def epoch(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the metrics of one epoch (from 1), and what the process has used of the machine."""
-        now_s = time.process_time()
-        system = {
-            "system/peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "system/cpu_seconds": now_s - self._cpu_s,
-        }
-        self._cpu_s = now_s
-        self._keep_system(step, system)
+        system = self._use.since() if self._use is not None else {}
+        if system:
+            self._keep_system(step, system)
         self._epochs.append(Metrics(step=step, time_ms=_now_ms(), values={**metrics, **system}))
         if time.monotonic() - self._sent_at >= SEND_EVERY_S:
             self._send()
@@ -205,14 +222,16 @@ class Tracker(NullTracker):
         if (self._folder / "record.json").is_file():
             self._send(record_tag(self._folder))
 
-    def finish_trial(self, state: str, accuracy: float | None, step: int) -> None:
+    def finish_trial(
+        self, state: str, figures: Mapping[str, float], step: int, message: str = ""
+    ) -> None:
         """Show how a trial of a sweep ended, and the files of its folder."""
-        if accuracy is not None:
-            values = {"chosen_valid_accuracy": accuracy}
-            self._send(Metrics(step=step, time_ms=_now_ms(), values=values))
-        if state == "diverged":
+        if figures:
+            self._send(Metrics(step=step, time_ms=_now_ms(), values=figures))
+        if state not in ("complete", "pruned"):
             self._status = "FAILED"
-        self._send(Tags(values={"status": state}))
+        told = {"message": message} if message else {}
+        self._send(Tags(values={"status": state, **told}))
         self._send(Files(names=shown_files(self._folder)))
 
     def _open(self) -> Store:

@@ -165,6 +165,15 @@ class Store:
         run_id = self._find(found.experiment_id, RECORD, record_sha256)
         return run_id if run_id and self._tag(run_id, RUN_ID) == run_name else None
 
+    def show_in_parent(self, key: str, paths: Sequence[Path], place: str) -> bool:
+        """Put files to the run above others that has this key; returns whether there is one."""
+        ids = [str(found.experiment_id) for found in self.client.search_experiments()]
+        runs = self.client.search_runs(ids, f"tags.`{PARENT_KEY}` = '{key}'", max_results=1)
+        for run in runs:
+            for path in paths:
+                self.client.log_artifact(run.info.run_id, str(path), place)
+        return bool(runs)
+
     def _tag(self, run_id: str, name: str) -> str | None:
         value: str | None = self.client.get_run(run_id).data.tags.get(name)
         return value
@@ -280,13 +289,18 @@ def make_client(uri: str) -> Any:
         )  # each retry is a warning
         if not uri.startswith("sqlite:///"):
             return MlflowClient(uri)
-        path = Path(unquote(uri.removeprefix("sqlite:///").split("?")[0]))
+        path = _database(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         with _one_process(path.with_name(f"{path.name}.lock")):
             # mlflow retries for 100 s to open a file that cannot be opened: find out first
             with contextlib.closing(sqlite3.connect(path)) as database:
                 database.execute("PRAGMA schema_version")
             return MlflowClient(uri)
+
+
+def store_is_there(uri: str) -> bool:
+    """Whether there is a store that may have runs: of a SQLite file, the file."""
+    return not uri.startswith("sqlite:///") or _database(uri).is_file()
 
 
 def local_uri() -> str:
@@ -298,23 +312,32 @@ def local_uri() -> str:
 
 def _summary(parent: Parent, children: Sequence[Any]) -> tuple[int, dict[str, float]]:
     """How many children have ended with a result, and what they come to together."""
+    if parent.kind == "sweep":
+        return _summary_of_trials(children)
     results: dict[str, float] = {}  # by run: the same run shown twice counts once
     for child in children:
         figures, tags = child.data.metrics, child.data.tags
-        key = "test_accuracy" if parent.kind == "bench" else "chosen_valid_accuracy"
-        if key in figures:
-            results[tags.get(RUN_ID, "")] = figures[key]
+        if "test_accuracy" in figures:
+            results[tags.get(RUN_ID, "")] = figures["test_accuracy"]
         elif tags.get("status") == "diverged":
             results[tags.get(RUN_ID, "")] = 0.0  # without a correct prediction
     n = len(results)
     if n == 0:
         return 0, {}
-    if parent.kind == "sweep":
-        return n, {"trials": n, "best_valid_accuracy": max(results.values())}
     # in an order that does not depend on which seed was there first
     found = summarise([results[name] for name in sorted(results)])
     figures = {"seeds": float(n), "test_accuracy_mean": found.mean, "test_accuracy_sd": found.sd}
     return n, {key: value for key, value in figures.items() if value == value}
+
+
+def _summary_of_trials(children: Sequence[Any]) -> tuple[int, dict[str, float]]:
+    """Trials that ended by themselves, each with a status of its own, and the best accuracy of them."""
+    ended = {c.data.tags.get(RUN_ID, ""): c for c in children if "status" in c.data.tags}
+    figures = {"trials": float(len(ended))}
+    found = [c.data.metrics.get("chosen_valid_accuracy") for c in ended.values()]
+    if accuracies := [accuracy for accuracy in found if accuracy is not None]:
+        figures["best_valid_accuracy"] = max(accuracies)
+    return len(ended), figures if ended else {}
 
 
 @contextlib.contextmanager
@@ -353,8 +376,11 @@ def _experiment_id(client: Any, name: str, uri: str) -> str:
 
 
 def _beside(uri: str) -> Path:
-    database = Path(unquote(uri.removeprefix("sqlite:///").split("?")[0]))
-    return database.absolute().parent / "mlartifacts"
+    return _database(uri).absolute().parent / "mlartifacts"
+
+
+def _database(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix("sqlite:///").split("?")[0]))
 
 
 def _parts(items: Sequence[_T], size: int) -> list[Sequence[_T]]:

@@ -170,7 +170,7 @@ def test_every_command_has_json() -> None:
     assert told - set(JSON_COMMANDS) <= elsewhere
 
 
-SWEEP = {"sweep run", "sweep show", "sweep best"}
+SWEEP = {"sweep run", "sweep show", "sweep best", "sweep export", "sweep plot"}
 REPRODUCE = {"reproduce list", "reproduce show", "reproduce run"}  # tests/test_studies.py
 
 

@@ -8,10 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from snnbench.sweep import Study, Sweep, run_sweep
+from snnbench.study_store import Study, running_study
+from snnbench.sweep import Coordinator, Sweep, run_sweep
+from snnbench.sweep_samplers import pinned_pruner, pinned_sampler
+from snnbench.sweep_tracking import ShownTrials
 from snnbench.tracking_spool import SPOOL_FILE
 from snnbench.tracking_store import make_client
 from snnbench.tracking_view import sync_folder
+from snnbench.trial import TrialEpoch, TrialOutcome, run_trial
 from tests.test_sweep import TRAIN, VALID, by_number, toy_sweep
 from tests.test_tracking import _closed_port
 
@@ -121,3 +125,47 @@ def test_a_stopped_trial_is_killed_in_mlflow(store: str, tmp_path: Path) -> None
     killed = client.search_runs([experiment], "attributes.status = 'KILLED'")
     assert [child.info.run_name.startswith(name) for child in killed] == [True]
     assert not list(tmp_path.glob("*-trials"))
+
+
+def test_trials_side_by_side_do_not_mix(store: str, tmp_path: Path) -> None:
+    """Two at a time, and one that fails: each figure is in its own run, the parent in none of them."""
+    sweep = toy_sweep({"train.lr": {"choices": [0.011, 0.021, 0.031]}})
+    with running_study(tmp_path, sweep.name, objectives=1) as study:
+        study.pin("sampler", None, pinned_sampler("grid"))
+        study.pin("pruner", None, pinned_pruner("none", 2))
+        with ShownTrials(sweep, tmp_path / "trials", True, store) as shown:
+            coordinator = Coordinator(sweep, study, shown, trials=3, seed=0, device="cpu")
+            jobs = coordinator.jobs()
+            first, second = next(jobs), next(jobs)
+            outcomes = {}
+            told: dict[int, list[TrialEpoch]] = {}
+            for job in (second, first):
+                told[job.number] = []
+                outcomes[job.number] = run_trial(
+                    job, TRAIN, VALID, told[job.number].append, lambda: False
+                )
+            # epochs in turn, as two processes tell them
+            for a, b in zip(told[0], told[1], strict=True):
+                coordinator.heard(first, a)
+                coordinator.heard(second, b)
+            coordinator.done(first, outcomes[0])
+            assert children_of(store, study.read())[0].info.status == "RUNNING"
+            third = next(jobs)
+            coordinator.done(third, TrialOutcome("error", message="does not fit"))
+            coordinator.done(second, outcomes[1])
+        done = study.read()
+    parent, children = children_of(store, done)
+    client = make_client(store)
+    assert [c.data.tags["status"] for c in children] == ["complete", "complete", "error"]
+    assert [c.info.status for c in children] == ["FINISHED", "FINISHED", "FAILED"]
+    assert children[2].data.tags["message"] == "does not fit"
+    for number, child in enumerate(children[:2]):
+        history = client.get_metric_history(child.info.run_id, "valid_accuracy")
+        assert [m.value for m in history] == [r.accuracy for r in told[number]]
+        memory = client.get_metric_history(child.info.run_id, "system/peak_rss_mib")
+        assert [m.value for m in memory] == [r.metrics["system/peak_rss_mib"] for r in told[number]]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["trials"] == 3
+    assert done.best is not None
+    assert parent.data.metrics["best_valid_accuracy"] == done.best.accuracy
+    assert not (tmp_path / "trials").exists()
