@@ -168,7 +168,7 @@ def test_a_trial_without_a_single_heartbeat_is_done_again(
     optuna.load_study(storage=store, study_name=sweep.name).ask()
     store.remove_session()
     store.engine.dispose()
-    study = run(sweep, tmp_path, 1, storage=storage, heartbeat_s=1, grace_s=1)
+    study = run(sweep, tmp_path, 1, storage=storage, heartbeat_s=1, grace_s=1, timeout_s=60)
     assert study.states == {"stopped": 1, "complete": 1}
 
 
