@@ -26,7 +26,9 @@ interpreter take themselves, some hundred MiB, is in no formula: it is there bef
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -448,6 +450,63 @@ def require_memory(
         f"{what}: training takes about {estimate}{each}, but {size_text(free)} are free on"
         f" {device.type}; take {', '.join(advice[:-1])} or {advice[-1]}"
     )
+
+
+class OutOfMemory(SnnbenchError):
+    """Training found no more memory: a state that a sweep or a bench may record."""
+
+
+@contextmanager
+def out_of_memory_told(
+    spec: RunSpec, train: Spikes, valid: Spikes | None, device: torch.device, engine: str
+) -> Iterator[None]:
+    """Turn what Python, PyTorch or C++ raise without memory into OutOfMemory, with what would fit."""
+    room = free_memory(device)
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        told = f"{spec.model.name} on {spec.task.name}: out of memory on {device.type}"
+        peak = size_text(peak_memory_bytes(device))
+        expected = estimate_training(spec, train, valid, device.type, engine)
+        raise OutOfMemory(
+            f"{told}, with {peak} in use at the peak; training was thought to take {expected}, and"
+            f" {size_text(room)} were free when it began."
+            f" {_what_would_fit(spec, train, valid, device, engine)}"
+        ) from None
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """PyTorch has a class of its own for GPUs only."""
+    words = ("can't allocate memory", "bad_alloc", "Cannot allocate memory")
+    is_named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_named or any(word in str(error) for word in words)
+
+
+def _what_would_fit(
+    spec: RunSpec, train: Spikes, valid: Spikes | None, device: torch.device, engine: str
+) -> str:
+    """The largest batch, by halves, with a third less than what did not fit."""
+    failed = estimate_training(spec, train, valid, device.type, engine).total
+    batch_size = spec.train.batch_size
+    while batch_size > 1:
+        batch_size //= 2
+        changed = spec.train.model_copy(update={"batch_size": batch_size})
+        smaller = spec.model_copy(update={"train": changed})
+        total = estimate_training(smaller, train, valid, device.type, engine).total
+        if total <= failed * 2 / 3:
+            return f"--set train.batch_size={batch_size} takes about {size_text(total)}"
+    return "No smaller batch takes much less: a smaller model, or more memory, is needed"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that this process has had, on the device where it is a GPU."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def size_text(n_bytes: float) -> str:
