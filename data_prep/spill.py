@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,12 +39,22 @@ def available_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/c
     """Memory in bytes that this process can have without swapping.
 
     What Linux estimates for the machine, or what the groups of processes that this one is in (a container's,
-    a batch system's) have left of their limits, where that is less. The folders are where Linux tells.
+    a batch system's) or its own address space (`ulimit -v`) have left of their limits, where that is less.
+    The folders are where Linux tells.
     """
     with open(proc / "meminfo", encoding="ascii") as file:
         facts = dict(line.split(":", 1) for line in file)
     of_machine = 1024 * int(facts["MemAvailable"].split()[0])
-    return min([of_machine, *_left_in_groups(proc / "self" / "cgroup", cgroups)])
+    groups = _left_in_groups(proc / "self" / "cgroup", cgroups)
+    return max(0, min([of_machine, *groups, *_left_of_address_space()]))
+
+
+def _left_of_address_space() -> Iterator[int]:
+    """Bytes, where this process has such a limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        pages = Path("/proc/self/statm").read_text("ascii").split()[0]
+        yield limit - int(pages) * resource.getpagesize()
 
 
 def _left_in_groups(memberships: Path, cgroups: Path) -> Iterator[int]:

@@ -119,6 +119,7 @@ def run_seed(
     SnnbenchError
         The folder holds another run, or one and `resume` is false.
     """
+    from snnbench.memory import peak_memory_bytes
     from snnbench.train import MODEL_FILE, fit
 
     def tracked(report: EpochReport) -> None:
@@ -442,17 +443,6 @@ def _n_parameters(result: FitResult, spec: RunSpec) -> int:
 
     network = result.network or build_for(spec, torch.Generator())
     return network.n_parameters
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory that this process has had, on the device where it is a GPU."""
-    if device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def _epoch_figures(report: EpochReport) -> EpochFigures:

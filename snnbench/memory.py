@@ -26,7 +26,9 @@ interpreter take themselves, some hundred MiB, is in no formula: it is there bef
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -88,8 +90,8 @@ ENGINES: Mapping[str, Floats] = {
 }
 
 
-class NotEnoughMemory(SnnbenchError):
-    """A run that will not fit, refused before it begins."""
+class OutOfMemory(SnnbenchError):
+    """A run that did not fit, or would not and is refused: a state that a sweep or a bench may record."""
 
 
 class MemoryEstimate(NamedTuple):
@@ -434,7 +436,7 @@ def require_memory(
 
     Raises
     ------
-    NotEnoughMemory
+    OutOfMemory
         `at_once` runs like this take more than is free on the device.
     """
     free = free_memory(device)
@@ -448,41 +450,63 @@ def require_memory(
         advice.insert(1, f"--set train.recompute_steps={some}")
     if at_once > 1:
         advice.insert(0, "fewer --workers")
-    raise NotEnoughMemory(
+    raise OutOfMemory(
         f"{what}: training takes about {estimate}{each}, but {size_text(free)} are free on"
         f" {device.type}; take {', '.join(advice[:-1])} or {advice[-1]}"
     )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, the host's or a GPU's, has run out."""
-    import torch
+@contextmanager
+def out_of_memory_told(
+    spec: RunSpec, train: Spikes, valid: Spikes | None, device: torch.device, engine: str
+) -> Iterator[None]:
+    """Turn what Python, PyTorch or C++ raise without memory into OutOfMemory, with what would fit."""
+    room = free_memory(device)
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        told = f"{spec.model.name} on {spec.task.name}: out of memory on {device.type}"
+        peak = size_text(peak_memory_bytes(device))
+        expected = estimate_training(spec, train, valid, device.type, engine)
+        raise OutOfMemory(
+            f"{told}, with {peak} in use at the peak; training was thought to take {expected}, and"
+            f" {size_text(room)} were free when it began."
+            f" {_what_would_fit(spec, train, valid, device, engine)}"
+        ) from None
 
-    if isinstance(error, MemoryError | NotEnoughMemory | torch.OutOfMemoryError):
-        return True
-    # PyTorch has no class of its own for the host's memory, and a C++ operator's bad_alloc comes like this
-    return isinstance(error, RuntimeError) and any(
-        sign in str(error) for sign in ("DefaultCPUAllocator", "bad_alloc")
-    )
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """PyTorch has a class of its own for GPUs only."""
+    words = ("can't allocate memory", "bad_alloc", "Cannot allocate memory")
+    is_named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_named or any(word in str(error) for word in words)
 
 
-def what_would_fit(
+def _what_would_fit(
     spec: RunSpec, train: Spikes, valid: Spikes | None, device: torch.device, engine: str
 ) -> str:
-    """In words: the largest batch, halved from the run's own, that by the estimate fits what is free."""
-    free, batch = free_memory(device), min(spec.train.batch_size, max(2, len(train))) // 2
-    while batch:
-        smaller = spec.model_copy(
-            update={"train": spec.train.model_copy(update={"batch_size": batch})}
-        )
-        estimate = estimate_training(smaller, train, valid, device.type, engine)
-        if estimate.total <= free:
-            return (
-                f"train.batch_size = {batch} would take about {size_text(estimate.total)} of"
-                f" {size_text(free)} free"
-            )
-        batch //= 2
-    return f"no train.batch_size fits into the {size_text(free)} that are free"
+    """The largest batch, by halves, with a third less than what did not fit."""
+    failed = estimate_training(spec, train, valid, device.type, engine).total
+    batch_size = spec.train.batch_size
+    while batch_size > 1:
+        batch_size //= 2
+        changed = spec.train.model_copy(update={"batch_size": batch_size})
+        smaller = spec.model_copy(update={"train": changed})
+        total = estimate_training(smaller, train, valid, device.type, engine).total
+        if total <= failed * 2 / 3:
+            return f"--set train.batch_size={batch_size} takes about {size_text(total)}"
+    return "No smaller batch takes much less: a smaller model, or more memory, is needed"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that this process has had, on the device where it is a GPU."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def size_text(n_bytes: float) -> str:

@@ -40,7 +40,7 @@ from snnbench.data_prep.loader import SpikeLoader
 from snnbench.data_prep.spikes import Spikes
 from snnbench.errors import SnnbenchError
 from snnbench.evaluate import evaluating, predict_loader
-from snnbench.memory import estimate_training, require_memory
+from snnbench.memory import estimate_training, out_of_memory_told, require_memory
 from snnbench.metrics import Counts, count_correct
 from snnbench.models.delays import delay_positions
 from snnbench.models.engines import Engine, require_engine
@@ -264,7 +264,8 @@ def fit(
         raise SnnbenchError(f"{folder}: holds a run already; resume it, or take another folder")
     engine = engine_for(folder, engine, device)
     require_memory(estimate_training(spec, train, valid, device.type, engine), spec, device)
-    with deterministic(), profile.region("other"):
+    told = out_of_memory_told(spec, train, valid, device, engine)
+    with deterministic(), profile.region("other"), told:
         run = _Run(spec, device, engine, profile, epochs)
         if goes_on:
             run.load(folder)

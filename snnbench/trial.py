@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from snnbench.bench import epoch_metrics, peak_memory_bytes
-from snnbench.memory import is_out_of_memory, size_text, what_would_fit
+from snnbench.bench import epoch_metrics
+from snnbench.memory import OutOfMemory
 from snnbench.seeding import resolve_device
 from snnbench.spec import RunSpec
 from snnbench.tracking import SystemUse, shown_files
@@ -110,7 +110,6 @@ def run_trial(
     """
     trial = _Trial(job, tell, stopped)
     began = time.perf_counter()
-    failure: Exception | None = None
     outcome = TrialOutcome("pruned")
     with tempfile.TemporaryDirectory(prefix="snnbench-trial-") as name:
         try:
@@ -120,10 +119,9 @@ def run_trial(
         except Exception as error:
             if trial.telling:
                 raise
-            failure = error.with_traceback(None)  # its frames hold the tensors
+            state: State = "oom" if isinstance(error, OutOfMemory) else "error"
+            outcome = TrialOutcome(state, message=str(error) or type(error).__name__)
         files = trial.files(Path(name))
-    if failure is not None:
-        outcome = trial.failed(failure, train, valid)
     return outcome._replace(epochs=trial.epochs, seconds=time.perf_counter() - began, files=files)
 
 
@@ -136,7 +134,6 @@ class _Trial:
         self._job = job
         self._tell = tell
         self._stopped = stopped
-        self._device: torch.device | None = None
         self.epochs = 0
         self.telling = False
         """Whether somebody else's code runs, whose errors are not the trial's."""
@@ -145,7 +142,7 @@ class _Trial:
         """Train all seeds; only whole trials come back from here, or diverged ones."""
         from snnbench.train import fit
 
-        device = self._device = resolve_device(self._job.device)
+        device = resolve_device(self._job.device)
         if device.type == "cuda":
             import torch
 
@@ -188,26 +185,6 @@ class _Trial:
     def _diverged(self, index: int, spec: RunSpec, result: FitResult) -> str:
         which = f"seed {index + 1} of {len(self._job.specs)}: " * (len(self._job.specs) > 1)
         return f"{which}loss or gradient not finite in epoch {result.epochs_run + 1} of {spec.train.epochs}"
-
-    def failed(self, error: Exception, train: Spikes, valid: Spikes) -> TrialOutcome:
-        """The outcome of a trial that an error ended."""
-        text = str(error) or type(error).__name__
-        if not is_out_of_memory(error) or self._device is None:
-            return TrialOutcome("error", message=text)
-        import torch
-
-        from snnbench.models.engines import require_engine
-
-        peak = size_text(peak_memory_bytes(self._device))
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        engine = require_engine("auto", self._device)
-        fits = what_would_fit(self._job.specs[0], train, valid, self._device, engine)
-        first = text.splitlines()[0]
-        return TrialOutcome(
-            "oom",
-            message=f"out of memory, at its peak {peak} were in use; {fits}; it said: {first}",
-        )
 
     def files(self, folder: Path) -> dict[str, bytes]:
         """Files of the first seed that MLflow shows."""

@@ -18,10 +18,8 @@ from snnbench.memory import (
     ENGINES,
     estimate_memory,
     estimate_training,
-    is_out_of_memory,
     require_memory,
     size_text,
-    what_would_fit,
 )
 from snnbench.models import scan_cpu
 from snnbench.models.engines import ENGINES as ENGINE_NAMES
@@ -309,30 +307,3 @@ def test_sizes_for_reading():
         "999 MiB",
         "1.3 GiB",
     ]
-
-
-def test_running_out_of_memory_is_told_from_other_errors() -> None:
-    """PyTorch has no class of its own for the host's memory."""
-    with pytest.raises(RuntimeError, match="allocate") as error:
-        torch.empty(1 << 50, dtype=torch.uint8)
-    assert is_out_of_memory(error.value)
-    assert is_out_of_memory(MemoryError())
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not is_out_of_memory(RuntimeError("size mismatch"))
-    assert not is_out_of_memory(ValueError("bad_alloc"))
-
-
-def test_what_would_fit_is_the_largest_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    train, spec = toy_split(1000, seed=0), toy_spec(train__batch_size=4096)
-
-    def total(batch: int) -> int:
-        smaller = toy_spec(train__batch_size=batch)
-        return estimate_training(smaller, train, None, "cpu", "cpp").total
-
-    assert total(250) < total(500)
-    # what is free is the machine's own to say
-    monkeypatch.setattr(memory, "free_memory", lambda device: total(250))
-    said = what_would_fit(spec, train, None, CPU, "cpp")
-    assert said.startswith(f"train.batch_size = 250 would take about {size_text(total(250))} of ")
-    monkeypatch.setattr(memory, "free_memory", lambda device: 1)
-    assert "no train.batch_size fits into" in what_would_fit(spec, train, None, CPU, "cpp")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import sys
 
 import click
@@ -88,7 +89,12 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except MemoryError:
-        _fail("out of memory; smaller train.batch_size or fewer --workers need less", 1)
+        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # Linux counts in KiB
+        _fail(
+            f"out of memory, with {peak_mib} MiB in use at the peak; a smaller train.batch_size or fewer"
+            " --workers need less",
+            1,
+        )
     except OSError as error:
         _fail(f"{error.filename or 'file system'}: {error.strerror or error}", 1)
     sys.exit(code if isinstance(code, int) else 0)
