@@ -234,7 +234,8 @@ class DaskCluster(Cluster[str]):
         return problems
 
     def _stop(self, slot: str) -> None:
-        self._client.run(_ask_to_stop, self._running[slot].key, workers=[slot], wait=False)
+        # a worker that has left cannot be told, and need not
+        self._client.run(_ask_to_stop, self._running[slot].key, workers=[slot], on_error="return")
 
     def _abandon(self, busy: Mapping[str, Any]) -> None:
         if self._client.status == "running":
