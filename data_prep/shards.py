@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from snnbench.cluster import Failure, Wire, open_cluster
 from snnbench.data_prep.encoding import Encoder
 from snnbench.data_prep.sources import Recording
 from snnbench.errors import SnnbenchError
@@ -98,69 +92,43 @@ def make_shards(
         else:
             missing.append(job)
     report()  # the work begins
-    for job in _run(missing, min(workers, max(1, len(missing)))):
+
+    def finished(job: Job) -> None:
         shard = read_shard(job)
         if shard is None:
             raise SnnbenchError(f"{job.path}: vanished after it was written")
         count(job, shard)
+
+    _run(missing, min(workers, max(1, len(missing))), finished)
     return Summary(total, spikes, audio_s, cpu_s, peak)
 
 
-def _run(jobs: Sequence[Job], workers: int) -> Iterator[Job]:
-    """Yield jobs as they are finished, in this process for one worker."""
+def _run(jobs: Sequence[Job], workers: int, finished: Callable[[Job], None]) -> None:
+    """Make all shards, in this process for one worker."""
     if workers == 1:
         for job in jobs:
             _make_shard(job)
-            yield job
+            finished(job)
         return
-    # spawn: a forked child would inherit locks of the parent's threads
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
-    waiting = iter(jobs)
-    running: dict[Future[None], Job] = {}
-    try:
-        while True:
-            # one shard per worker and none ahead, so that Ctrl-C waits for these and no others
-            with _interrupts_held():
-                for job in islice(waiting, workers - len(running)):
-                    running[pool.submit(_make_shard, job)] = job
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                future.result()
-                yield running.pop(future)
-    except BrokenProcessPool:
-        raise SnnbenchError(
-            "a conversion worker was killed (out of memory?); finished parts are kept, run again,"
-            " perhaps with fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def done(job: Job, outcome: Any) -> None:
+        if not isinstance(outcome, Failure):
+            finished(job)
+        elif outcome.kind == "killed":
+            raise SnnbenchError(
+                "a conversion worker was killed (out of memory?) while it read"
+                f" {job.recordings[0].source_id} and what follows: {outcome.message}; finished parts are"
+                " kept, run again, perhaps with fewer --workers"
+            )
+        else:
+            raise outcome.error or SnnbenchError(outcome.message)
+
+    with open_cluster(workers=workers) as cluster:
+        cluster.run(_make_shard_in_worker, jobs, done=done)
 
 
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Keep Ctrl-C and SIGTERM waiting during the block, and away from the processes started in it.
-
-    They reach the whole process group; the parent stops the pool, after whole shards.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_with_parent() -> None:
-    """Let this worker end as soon as its parent has: killed, the parent can no longer tell it to."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+def _make_shard_in_worker(job: Job, wire: Wire) -> None:
+    _make_shard(job)
 
 
 def _make_shard(job: Job) -> None:

@@ -1,23 +1,26 @@
 """Several seeds of one model: those that are finished are taken as they are, the others run side by side.
 
 On a CPU every run computes in one thread (see `snnbench.seeding.deterministic`), so cores are put to use
-by running seeds in processes of their own. The result of a seed does not depend on its neighbours.
+by running seeds in processes of their own, here or on a Dask cluster (`snnbench.cluster`). The result of
+a seed does not depend on its neighbours.
 """
 
 from __future__ import annotations
 
-import os
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnbench.bench import finished_record, run_seed
+from snnbench.bench import RECORD_FILE, finished_record, run_seed
+from snnbench.cluster import LOCAL, Failure, Wire, local_slots, open_cluster
+from snnbench.errors import SnnbenchError
+from snnbench.paths import write_bytes
 from snnbench.record import RunRecord
 from snnbench.seeding import resolve_device
-from snnbench.side_by_side import Tell, run_side_by_side
 from snnbench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -51,40 +54,51 @@ class Job:
 def run_jobs(
     jobs: Sequence[Job],
     *,
-    workers: int,
+    workers: int | None,
     on_epoch: OnEpoch,
     on_batch: OnBatch,
     profile: NoProfile | None = None,
+    scheduler: str = LOCAL,
+    on_fetched: Callable[[Job], None] = lambda job: None,
 ) -> list[RunRecord]:
-    """Records of all jobs, in their order; only those without a record run, `workers` at a time.
+    """Records of all jobs, in their order; only those without a record run, several at a time.
 
     Parameters
     ----------
     jobs : runs, each with a folder of its own.
-    workers : processes; 1 runs in this one.
+    workers : local processes; 1 runs in this one, None is as many as `snnbench.cluster.local_slots`.
     on_epoch : called in this process after each epoch of any run.
     on_batch : called in this process after batches: all, or of a run in another process some.
     profile : learns where the time of training goes, where the runs are in this process.
+    scheduler : `local` or a Dask scheduler's address. Its workers train in temporary folders and track
+        nothing.
+    on_fetched : called after a run folder of a Dask worker was written here.
 
     Raises
     ------
     SnnbenchError
-        As `run_seed`, or a process that was killed. What the runs have saved is kept, and the same
-        call goes on with it.
+        As `run_seed`, or a process that was killed again and again. What the runs have saved is kept, and
+        the same call goes on with it.
     """
     missing = [job for job in jobs if finished_record(job.folder) is None]
-    if min(workers, len(missing)) <= 1:
-        for job in missing:
-            _run(job, partial(on_epoch, job.spec), partial(on_batch, job.spec), profile)
-    else:
-        _run_side_by_side(missing, workers, on_epoch, on_batch)
+    if scheduler != LOCAL:
+        if missing:
+            _run_elsewhere(missing, scheduler, on_epoch, on_batch, on_fetched)
+    elif missing:
+        workers = min(workers or local_slots(missing[0].device), len(missing))
+        if workers == 1:
+            for job in missing:
+                _run(job, partial(on_epoch, job.spec), partial(on_batch, job.spec), profile)
+        else:
+            with open_cluster(LOCAL, workers, missing[0].device) as cluster:
+                cluster.run(
+                    _run_in_worker,
+                    missing,
+                    heard=partial(_pass_on, on_epoch, on_batch),
+                    done=_raise_failure,
+                )
     records = [finished_record(job.folder) for job in jobs]
     return [record for record in records if record is not None]
-
-
-def default_workers(device: str) -> int:
-    """Processors this process may use, or 1 where the runs share a GPU."""
-    return 1 if resolve_device(device).type == "cuda" else len(os.sched_getaffinity(0))
 
 
 def _run(
@@ -117,33 +131,81 @@ def _tracker(job: Job) -> NullTracker:
     return seed_tracker(job.spec, job.folder, job.tracking_uri) if job.track else NullTracker()
 
 
-def _run_side_by_side(
-    jobs: Sequence[Job], workers: int, on_epoch: OnEpoch, on_batch: OnBatch
+def _run_elsewhere(
+    jobs: Sequence[Job],
+    scheduler: str,
+    on_epoch: OnEpoch,
+    on_batch: OnBatch,
+    on_fetched: Callable[[Job], None],
 ) -> None:
-    by_id = {job.spec.run_id: job.spec for job in jobs}
+    def done(job: Job, outcome: Any) -> None:
+        _raise_failure(job, outcome)
+        write_run_folder(job.folder, outcome)
+        on_fetched(job)
+
+    with open_cluster(scheduler, device=jobs[0].device) as cluster:
+        heard = partial(_pass_on, on_epoch, on_batch)
+        cluster.run(_run_and_fetch, jobs, heard=heard, done=done)
+
+
+def write_run_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a run folder that was made elsewhere, the record last: with a record a folder is finished.
+
+    Parameters
+    ----------
+    files : contents by name relative to the folder.
+    """
+    for name in sorted(files, key=lambda name: name == RECORD_FILE):
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise SnnbenchError(f"{folder}: a worker sent the file {name!r}, which lies outside")
+        write_bytes(path, files[name])
+
+
+def _pass_on(
+    on_epoch: OnEpoch, on_batch: OnBatch, job: Job, report: tuple[str, EpochReport | BatchReport]
+) -> None:
     listeners: dict[str, Callable[[RunSpec, Any], None]] = {"epoch": on_epoch, "batch": on_batch}
-
-    def pass_on(told: Sequence[tuple[str, str, EpochReport | BatchReport]]) -> None:
-        for kind, run_id, report in told:
-            listeners[kind](by_id[run_id], report)
-
-    run_side_by_side(
-        _run_in_worker,
-        jobs,
-        workers=workers,
-        heard=pass_on,
-        killed="a run's process was killed (out of memory?); finished epochs are kept, run the same"
-        " command again, perhaps with fewer --workers",
-    )
+    kind, figures = report
+    listeners[kind](job.spec, figures)
 
 
-def _run_in_worker(job: Job, tell: Tell) -> None:
-    run_id, told_at = job.spec.run_id, 0.0
+def _raise_failure(job: Job, outcome: Any) -> None:
+    if not isinstance(outcome, Failure):
+        return
+    if outcome.kind == "killed":
+        raise SnnbenchError(
+            f"{job.spec.run_id}: a run's process was killed ({outcome.message}; out of memory?);"
+            " finished epochs are kept, run the same command again, perhaps with fewer --workers"
+        )
+    raise outcome.error or SnnbenchError(outcome.message)
+
+
+def _run_in_worker(job: Job, wire: Wire) -> None:
+    told_at = 0.0
 
     def on_batch(report: BatchReport) -> None:
         nonlocal told_at
         if time.monotonic() - told_at >= _REPORT_EVERY_S:
             told_at = time.monotonic()
-            tell(("batch", run_id, report))
+            wire.tell(("batch", report))
 
-    _run(job, lambda report: tell(("epoch", run_id, report)), on_batch)
+    _run(job, lambda report: wire.tell(("epoch", report)), on_batch)
+
+
+def _run_and_fetch(job: Job, wire: Wire) -> dict[str, bytes]:
+    """Train on another machine: with its own copy of the data, and without a trace there."""
+    from snnbench.data_prep.locate import locate_data
+    from snnbench.data_prep.store import SpikeDataset
+
+    data = locate_data(job.data, job.spec.data_fingerprint)
+    with SpikeDataset.open(data) as dataset:
+        dataset.check()
+    with tempfile.TemporaryDirectory(prefix="snnbench-") as folder:
+        there = replace(job, folder=Path(folder) / job.folder.name, data=data, track=False)
+        _run_in_worker(there, wire)
+        return {
+            str(path.relative_to(there.folder)): path.read_bytes()
+            for path in there.folder.rglob("*")
+            if path.is_file()
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,7 +55,15 @@ runs_option = click.option(
     help="Folder for run folders; default: SNNBENCH_HOME/runs.",
 )
 workers_option = click.option(
-    "--workers", type=click.IntRange(1), help="Seeds at a time; default: one per core, on a GPU 1."
+    "--workers", type=click.IntRange(1), help="Seeds at a time; default: one per core, or per GPU."
+)
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="local|tcp://HOST:PORT",
+    default="local",
+    show_default=True,
+    help="Where seeds are trained: in processes here, or by the workers of a running Dask scheduler"
+    " (docs/scale.md).",
 )
 protocol_option = click.option(
     "--protocol",
@@ -169,6 +178,7 @@ def train_command(
     "--seeds", type=click.IntRange(1), default=10, show_default=True, help="Seeds 0 to N-1."
 )
 @workers_option
+@scheduler_option
 @device_option
 @engine_option
 @set_option
@@ -184,6 +194,7 @@ def bench_command(
     data: Path | None,
     seeds: int,
     workers: int | None,
+    scheduler: str,
     device: str,
     engine: Engine,
     assignments: tuple[str, ...],
@@ -205,10 +216,17 @@ def bench_command(
     Example: snnbench bench hd rec-lif --data hd.h5 --seeds 3
     """
     from snnbench.bench import default_seeds
+    from snnbench.cluster import LOCAL, check_scheduler
     from snnbench.models.engines import require_engine
     from snnbench.seeding import resolve_device
 
-    require_engine(engine, resolve_device(device))
+    check_scheduler(scheduler)
+    if scheduler == LOCAL:
+        require_engine(engine, resolve_device(device))
+    elif workers:
+        raise UsageError(
+            f"--workers: a Dask cluster has the workers it has; leave it out with --scheduler {scheduler}"
+        )
     with opened_data(task, data, check_model=model) as dataset:
         keys = with_class(assignments, protocol)
         specs = [spec_for(task, model, s, dataset, keys) for s in default_seeds(seeds)]
@@ -221,6 +239,7 @@ def bench_command(
             track=track,
             tracking_uri=tracking_uri,
             workers=workers,
+            scheduler=scheduler,
             tuning_trials=tuning_trials,
         )
     folders = [runs_folder(out) / spec.run_id for spec in specs]
@@ -384,32 +403,47 @@ def run_seeds(
     track: bool,
     engine: Engine = "auto",
     workers: int | None = None,
+    scheduler: str = "local",
     tuning_trials: int = 0,
     profile: NoProfile | None = None,
     tracking_uri: str | None = None,
 ) -> list[RunRecord]:
     """Run every spec that has no record yet, with progress; returns all records."""
     from snnbench.bench import finished_record
-    from snnbench.seeds import Job, default_workers, run_jobs
+    from snnbench.cluster import LOCAL, local_slots
+    from snnbench.seeds import Job, run_jobs
 
-    workers = workers or default_workers(device)
+    here = scheduler == LOCAL
+    if not here and device == "auto":
+        device = "cpu"
+        note("device auto is the CPU on a Dask cluster; --device cuda asks for its GPUs")
     jobs = []
     for spec in specs:
         folder = runs_folder(out) / spec.run_id
-        chosen = engine_of_run(folder, engine, device)
-        if record := finished_record(folder):
+        record = finished_record(folder)
+        # elsewhere a worker chooses, and begins anew
+        chosen = engine_of_run(folder, engine, device) if here or record else engine
+        if record:
             told = f", after {record.tuning_trials} tuning trials" if tuning_trials else ""
             note(f"{folder.name}: finished already{told}, with {engine_name(record)}")
         jobs.append(
             Job(spec, folder, dataset.path, device, track, tuning_trials, chosen, tracking_uri)
         )
     missing = [job for job in jobs if not finished_record(job.folder)]
-    if missing:
-        check_memory(missing[0], dataset, at_once=min(workers, len(missing)))
-    resumed = {job.spec.run_id: epochs_done(job.folder) for job in missing}
+    if missing and here:
+        slots = local_slots(device)
+        at_once = min(workers or slots, len(missing))
+        check_memory(missing[0], dataset, at_once=at_once, gpus=slots)
+    resumed = {job.spec.run_id: epochs_done(job.folder) if here else 0 for job in missing}
     with training_progress([job.spec for job in missing], resumed) as (on_epoch, on_batch):
         records = run_jobs(
-            jobs, workers=workers, on_epoch=on_epoch, on_batch=on_batch, profile=profile
+            jobs,
+            workers=workers,
+            on_epoch=on_epoch,
+            on_batch=on_batch,
+            profile=profile,
+            scheduler=scheduler,
+            on_fetched=show_in_mlflow,
         )
     for record in records:
         if record.status == "diverged":
@@ -421,6 +455,23 @@ def run_seeds(
     if len(engines := sorted({engine_name(record) for record in records})) > 1:
         note(f"not all of these seeds were trained alike: with {', '.join(engines)}")
     return records
+
+
+def show_in_mlflow(job: Job) -> None:
+    """Show a run that was trained on another machine, if the job says so; a failure is only told."""
+    from snnbench.tracking import default_uri, in_a_line, without_password
+    from snnbench.tracking_view import import_folder
+
+    if not job.track:
+        return
+    uri = job.tracking_uri or default_uri()
+    try:
+        import_folder(job.folder, uri)
+    except Exception as error:  # whatever mlflow and what lies below raise
+        note(
+            f"MLflow at {without_password(uri)} does not show {job.folder.name}: {in_a_line(error)};"
+            f" `snnbench track import {job.folder}` does it later"
+        )
 
 
 def engine_of_run(folder: Path, asked: Engine, device: str) -> Engine:
@@ -451,8 +502,11 @@ def engine_name(record: RunRecord) -> str:
     return f"engine {named}" if named else "an engine that its record does not name"
 
 
-def check_memory(job: Job, dataset: SpikeDataset, *, at_once: int) -> None:
-    """Say what training takes in memory, and refuse what does not fit before anything is computed."""
+def check_memory(job: Job, dataset: SpikeDataset, *, at_once: int, gpus: int) -> None:
+    """Say what training takes in memory, and refuse what does not fit before anything is computed.
+
+    On GPUs the `at_once` seeds are spread over all of them.
+    """
     from snnbench.memory import estimate_training, require_memory
     from snnbench.seeding import resolve_device
 
@@ -461,7 +515,8 @@ def check_memory(job: Job, dataset: SpikeDataset, *, at_once: int) -> None:
     estimate = estimate_training(job.spec, train, valid, device.type, job.engine)
     several = f" for each of {at_once} seeds at a time" if at_once > 1 else ""
     note(f"training takes about {estimate}{several}; engine {job.engine}")
-    require_memory(estimate, job.spec, device, at_once=at_once)
+    on_one = math.ceil(at_once / gpus) if device.type == "cuda" else at_once
+    require_memory(estimate, job.spec, device, at_once=on_one)
 
 
 def epochs_done(folder: Path) -> int:

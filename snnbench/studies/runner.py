@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from snnbench.cluster import Failure, Wire, open_cluster
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import summarise
 from snnbench.paths import write_text
-from snnbench.side_by_side import Tell, run_side_by_side
 from snnbench.studies.study import Data, Job, Report, Study, Verdict
 
 PARTS = "parts"
@@ -186,22 +186,25 @@ def _side_by_side(
 ) -> None:
     fractions: dict[str, float] = {}
 
-    def heard(told: Sequence[tuple[str, float]]) -> None:
-        fractions.update(told)
+    def heard(piece: tuple[Job, Path], fraction: float) -> None:
+        fractions[piece[0].key] = fraction
         progress(sum(fractions.values()))
 
-    run_side_by_side(
-        _do_in_worker,
-        missing,
-        workers=workers,
-        heard=heard,
-        killed="a job's process was killed (out of memory?); what is done is kept, run the same command"
-        " again, perhaps with fewer --workers",
-    )
-    progress(len(missing))
+    def done(piece: tuple[Job, Path], outcome: Any) -> None:
+        if isinstance(outcome, Failure):
+            if outcome.kind == "killed":
+                raise SnnbenchError(
+                    f"{piece[0].key}: a job's process was killed ({outcome.message}; out of memory?); what"
+                    " is done is kept, run the same command again, perhaps with fewer --workers"
+                )
+            raise outcome.error or SnnbenchError(outcome.message)
+        heard(piece, 1.0)
+
+    with open_cluster(workers=min(workers, len(missing))) as cluster:
+        cluster.run(_do_in_worker, missing, heard=heard, done=done)
 
 
-def _do_in_worker(piece: tuple[Job, Path], tell: Tell) -> None:
+def _do_in_worker(piece: tuple[Job, Path], wire: Wire) -> None:
     job, path = piece
     told_at = 0.0
 
@@ -209,10 +212,9 @@ def _do_in_worker(piece: tuple[Job, Path], tell: Tell) -> None:
         nonlocal told_at
         if time.monotonic() - told_at >= _TELL_EVERY_S:
             told_at = time.monotonic()
-            tell((job.key, fraction))
+            wire.tell(fraction)
 
     _do(job, path, report)
-    tell((job.key, 1.0))
 
 
 def _part_of(progress: Callable[[float], None], before: int, fraction: float) -> None:

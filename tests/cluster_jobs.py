@@ -1,0 +1,97 @@
+"""Jobs that worker processes import: they count, tell, wait, fail and die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from snnbench.cluster import Wire, open_cluster
+from snnbench.errors import SnnbenchError
+
+
+class Marked(NamedTuple):
+    """A job that leaves a line in a file for every attempt."""
+
+    number: int
+    folder: Path
+
+    def attempts(self) -> int:
+        path = self.folder / str(self.number)
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def square(number: int, wire: Wire) -> int:
+    wire.tell(number)
+    return number * number
+
+
+def fails_at_two(number: int, wire: Wire) -> int:
+    if number == 2:
+        raise SnnbenchError("two is too many")
+    if number == 3:
+        raise ZeroDivisionError("three")
+    return number
+
+
+def dies_once(job: Marked, wire: Wire) -> int:
+    """Job 1 kills its process in the first attempt."""
+    _mark(job)
+    if job.number == 1 and job.attempts() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job.number
+
+
+def always_dies(job: Marked, wire: Wire) -> int:
+    """Job 1 kills its process every time."""
+    _mark(job)
+    if job.number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job.number
+
+
+def until_stopped(number: int, wire: Wire) -> int:
+    """Tells 0, 1, 2 … until it is stopped; job 0 only once."""
+    told = 0
+    while not wire.stopped():
+        wire.tell(told)
+        told += 1
+        if number == 0:
+            break
+        time.sleep(0.01)
+    return told
+
+
+def gpu_seen(number: int, wire: Wire) -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def waits(folder: Path, wire: Wire) -> None:
+    """Writes its process's number, then computes for ever."""
+    (folder / f"pid-{os.getpid()}").touch()
+    while True:
+        time.sleep(0.01)
+
+
+def _mark(job: Marked) -> None:
+    with open(job.folder / str(job.number), "a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+def coordinate(folder: Path) -> None:
+    """Two jobs without an end, in a process of their own: what Ctrl-C has to stop."""
+    with open_cluster("local", 2) as cluster:
+        cluster.run(waits, [folder, folder], done=lambda job, outcome: None)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from tests import cluster_jobs  # under its own name, as the workers know it
+
+    try:
+        cluster_jobs.coordinate(Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.exit(130)

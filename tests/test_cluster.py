@@ -1,0 +1,323 @@
+"""Jobs in other processes: told, tried again, stopped, refused; here and on a real Dask cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snnbench import cluster_dask, seeds
+from snnbench.cluster import Cluster, Failure, _LocalCluster, _one_gpu, open_cluster
+from snnbench.data_prep.locate import locate_data
+from snnbench.data_prep.store import SpikeDataset
+from snnbench.errors import SnnbenchError
+from snnbench.paths import write_bytes
+from snnbench.seeds import run_jobs, write_run_folder
+from tests import cluster_jobs
+from tests.cluster_jobs import Marked
+from tests.commands import ROOT, snnbench, strict_json
+from tests.dask_cluster import DaskProcesses
+from tests.test_seeds import ignore, jobs_in, results
+from tests.tiny_data import make_samples, write_dataset
+
+QUICK_WORDS = {"model.hidden": [12], "train.epochs": 1, "train.dt_s": 0.01}
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
+    """A scheduler and two workers with a data folder of their own."""
+    with DaskProcesses(tmp_path_factory.mktemp("dask")) as processes:
+        processes.start_worker()
+        processes.start_worker()
+        yield processes
+
+
+@pytest.fixture(params=["local", "dask"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster[Any]]:
+    """Two slots, here and there."""
+    if request.param == "local":
+        with open_cluster("local", 2) as opened:
+            yield opened
+    else:
+        processes: DaskProcesses = request.getfixturevalue("dask")
+        processes.wait_for_workers(2)
+        with open_cluster(processes.address) as opened:
+            yield opened
+
+
+def outcomes_of(cluster: Cluster[Any], work: Any, jobs: list[Any]) -> dict[Any, Any]:
+    outcomes: dict[Any, Any] = {}
+
+    def done(job: Any, outcome: Any) -> None:
+        assert job not in outcomes
+        outcomes[job] = outcome
+
+    cluster.run(work, jobs, done=done)
+    return outcomes
+
+
+def test_every_job_is_done_once_and_heard_before(cluster: Cluster[Any]):
+    heard: list[tuple[int, int]] = []
+    order: list[tuple[str, int]] = []
+
+    def on_report(job: int, report: int) -> None:
+        heard.append((job, report))
+        order.append(("heard", job))
+
+    def done(job: int, outcome: int) -> None:
+        assert outcome == job * job
+        order.append(("done", job))
+
+    cluster.run(cluster_jobs.square, range(7), heard=on_report, done=done)
+    assert sorted(heard) == [(k, k) for k in range(7)]
+    assert sorted(job for what, job in order if what == "done") == list(range(7))
+    assert all(order.index(("heard", k)) < order.index(("done", k)) for k in range(7))
+
+
+def test_the_next_job_is_asked_for_when_a_slot_is_free(cluster: Cluster[Any]):
+    finished: list[int] = []
+    ahead: list[int] = []
+
+    def jobs() -> Iterator[int]:
+        for k in range(6):
+            ahead.append(k - len(finished))
+            yield k
+
+    cluster.run(cluster_jobs.square, jobs(), done=lambda job, outcome: finished.append(job))
+    assert cluster.slots == 2
+    assert max(ahead) == 1  # the other slot's job, and no more
+
+
+def test_an_error_is_told_and_the_others_go_on(cluster: Cluster[Any]):
+    outcomes = outcomes_of(cluster, cluster_jobs.fails_at_two, [0, 1, 2, 3, 4])
+    two, three = outcomes.pop(2), outcomes.pop(3)
+    assert outcomes == {0: 0, 1: 1, 4: 4}
+    assert two == Failure("error", "two is too many")
+    assert isinstance(two.error, SnnbenchError)
+    assert three == Failure("error", "ZeroDivisionError: three")
+    assert "fails_at_two" in three.error.__notes__[0]
+
+
+def test_a_killed_worker_loses_nothing(cluster: Cluster[Any], tmp_path: Path):
+    jobs = [Marked(k, tmp_path) for k in range(4)]
+    assert outcomes_of(cluster, cluster_jobs.dies_once, jobs) == {job: job.number for job in jobs}
+    assert [job.attempts() for job in jobs] == [1, 2, 1, 1]
+
+
+def test_a_job_that_kills_its_worker_every_time_fails(tmp_path: Path):
+    jobs = [Marked(k, tmp_path) for k in range(3)]
+    with open_cluster("local", 2) as cluster:
+        outcomes = outcomes_of(cluster, cluster_jobs.always_dies, jobs)
+    failure = outcomes.pop(jobs[1])
+    assert failure == Failure("killed", "its process died 3 times, at last of signal 9")
+    assert outcomes == {jobs[0]: 0, jobs[2]: 2}
+    assert jobs[1].attempts() == 3
+
+
+def test_a_job_is_asked_to_stop(cluster: Cluster[Any]):
+    told: dict[int, int] = {}
+
+    def heard(job: int, report: int) -> bool:
+        told[job] = report
+        return report >= 3
+
+    outcomes: dict[int, int] = {}
+    cluster.run(cluster_jobs.until_stopped, [1, 2, 0, 0], heard=heard, done=outcomes.__setitem__)
+    assert outcomes[0] == 1  # was never stopped, though the worker's last job was
+    assert outcomes[1] >= 4
+    assert outcomes[2] >= 4
+
+
+def test_what_done_raises_stops_all(cluster: Cluster[Any], tmp_path: Path):
+    def heard(job: int, report: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cluster.run(cluster_jobs.until_stopped, [1, 2, 3], heard=heard, done=ignore)
+    assert not multiprocessing.active_children()
+    # a job without an end has left its slot
+    assert outcomes_of(cluster, cluster_jobs.square, [5, 6]) == {5: 25, 6: 36}
+
+
+def test_a_gpu_for_every_process():
+    cluster = _LocalCluster([_one_gpu(["3", "5"], k) for k in range(3)])
+    try:
+        seen = [*outcomes_of(cluster, cluster_jobs.gpu_seen, [0, 1, 2]).values()]
+    finally:
+        cluster.close()
+    assert set(seen) <= {"3", "5"}
+    assert [_one_gpu(["3", "5"], k)["CUDA_VISIBLE_DEVICES"] for k in range(3)] == ["3", "5", "3"]
+    assert _one_gpu([], 0) == {}
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left(how: signal.Signals, tmp_path: Path):
+    """Ctrl-C reaches the whole process group; kill -9 only the coordinator."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster_jobs", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    wait_until(lambda: len(list(tmp_path.glob("pid-*"))) == 2)
+    pids = [int(path.name.partition("-")[2]) for path in tmp_path.glob("pid-*")]
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)
+    else:
+        process.kill()
+    _, told = process.communicate(timeout=30)
+    assert told == b""
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def wait_until(condition: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# --- what a scheduler may be
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "http://a:1", "tcp://a", "tcp://:1", "tcp://a:b"])
+def test_another_scheduler_is_refused(scheduler: str):
+    answer = snnbench("bench", "hd", "ff-lif", "--scheduler", scheduler)
+    assert answer.code == 2
+    assert f"'{scheduler}'" in answer.err
+    assert "tcp://HOST:PORT" in answer.err
+
+
+def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster_dask, "CONNECT_S", 0.5)
+    with (
+        pytest.raises(SnnbenchError, match=r"tcp://127\.0\.0\.1:9: no Dask scheduler answers"),
+        open_cluster("tcp://127.0.0.1:9"),
+    ):
+        pass
+
+
+def test_a_gpu_job_wants_workers_with_a_gpu(dask: DaskProcesses, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster_dask, "WAIT_FOR_WORKERS_S", 0.5)
+    with (
+        pytest.raises(SnnbenchError, match=r"without a worker with a GPU.*--resources GPU=1"),
+        open_cluster(dask.address, device="cuda"),
+    ):
+        pass
+
+
+def test_a_worker_of_another_version_is_refused(tmp_path: Path):
+    preload = tmp_path / "older.py"
+    preload.write_text("import snnbench\nsnnbench.__version__ = '0.0.1'\n")
+    with DaskProcesses(tmp_path / "cluster") as dask:
+        dask.start_worker("--preload", str(preload))
+        dask.wait_for_workers(1)
+        with (
+            pytest.raises(SnnbenchError, match=r"on host .*snnbench 0\.0\.1 \(wanted "),
+            open_cluster(dask.address),
+        ):
+            pass
+
+
+# --- seeds of a bench
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "hd.h5")
+
+
+def test_a_bench_on_dask_is_the_bench_here(data: Path, dask: DaskProcesses, tmp_path: Path):
+    """The same results; the workers find the data by its fingerprint, in their own folder."""
+    here = jobs_in(tmp_path / "a", data, 2)
+    expected = run_jobs(here, workers=1, on_epoch=ignore, on_batch=ignore)
+    shutil.copy(data, dask.data / "renamed.h5")
+    there = [replace(job, data=tmp_path / "nowhere.h5") for job in jobs_in(tmp_path / "b", data, 2)]
+    epochs: list[tuple[int, int]] = []
+    fetched: list[Path] = []
+    dask.wait_for_workers(2)
+    records = run_jobs(
+        there,
+        workers=None,
+        scheduler=dask.address,
+        on_epoch=lambda spec, report: epochs.append((spec.seed, report.epoch)),
+        on_batch=ignore,
+        on_fetched=lambda job: fetched.append(job.folder),
+    )
+    assert results(records) == results(expected)
+    assert sorted(epochs) == [(seed, epoch) for seed in range(2) for epoch in (1, 2)]
+    assert sorted(fetched) == sorted(job.folder for job in there)
+    assert [names(job.folder) for job in there] == [names(job.folder) for job in here]
+
+    (dask.data / "renamed.h5").unlink()
+    again = [replace(job, folder=tmp_path / "c" / job.spec.run_id) for job in there]
+    with pytest.raises(SnnbenchError) as caught:
+        run_jobs(again, workers=None, scheduler=dask.address, on_epoch=ignore, on_batch=ignore)
+    assert f"host {platform.node()}: no data file with fingerprint" in str(caught.value)
+    assert str(tmp_path / "nowhere.h5") in str(caught.value)
+    assert str(dask.data) in str(caught.value)
+
+
+def test_the_command_trains_on_dask_and_shows_it_in_mlflow(
+    data: Path, dask: DaskProcesses, tmp_path: Path
+):
+    settings = [word for key, value in QUICK_WORDS.items() for word in ("--set", f"{key}={value}")]
+    command = ["bench", "hd", "ff-lif", "--data", data, "--seeds", 1, "--out", tmp_path, *settings]
+    dask.wait_for_workers(2)
+    done = snnbench(*command, "--scheduler", dask.address, "--json")
+    assert done.code == 0, done.err
+    [run] = strict_json(done.out)["runs"]
+    imported = snnbench("track", "import", run["folder"], "--json")
+    assert [sent["state"] for sent in strict_json(imported.out)] == ["there"], done.err
+    refused = snnbench(*command, "--scheduler", dask.address, "--workers", 2)
+    assert refused.code == 2
+    assert "--workers" in refused.err
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_data_is_found_by_fingerprint_only(data: Path, tmp_path: Path):
+    with SpikeDataset.open(data) as dataset:
+        fingerprint = dataset.fingerprint
+    own = tmp_path / "data"  # this test's data folder
+    other = write_dataset(own / "hd.h5", {"train": make_samples("x", 2, 0)})
+    with pytest.raises(SnnbenchError, match=platform.node()) as caught:
+        locate_data(tmp_path / "hd.h5", fingerprint)
+    assert str(other) in str(caught.value)
+    shutil.copy(data, own / "else.h5")
+    assert locate_data(tmp_path / "hd.h5", fingerprint) == own / "else.h5"
+    assert locate_data(data, fingerprint) == data
+
+
+def test_a_run_folder_is_finished_when_all_of_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    files = {"record.json": b"{}", "a": b"1", "pictures/z.png": b"2"}
+    order: list[Path] = []
+
+    def written(path: Path, content: bytes) -> None:
+        order.append(path)
+        write_bytes(path, content)
+
+    monkeypatch.setattr(seeds, "write_bytes", written)
+    write_run_folder(tmp_path / "run", files)
+    assert order[-1] == tmp_path / "run" / "record.json"
+    assert (tmp_path / "run" / "pictures" / "z.png").read_bytes() == b"2"
+    with pytest.raises(SnnbenchError, match="lies outside"):
+        write_run_folder(tmp_path / "run", {"../b": b""})
+    assert not (tmp_path / "b").exists()
