@@ -64,6 +64,15 @@ def until_stopped(number: int, wire: Wire) -> int:
     return told
 
 
+def ticks(path: Path, wire: Wire) -> None:
+    """A file that grows as long as the job goes on, which is for ever."""
+    while True:
+        with open(path, "a") as file:
+            file.write(".")
+        wire.tell(0)
+        time.sleep(0.01)
+
+
 def gpu_seen(number: int, wire: Wire) -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 

@@ -139,14 +139,37 @@ def test_a_job_is_asked_to_stop(cluster: Cluster[Any]):
     assert outcomes[2] >= 4
 
 
-def test_what_done_raises_stops_all(cluster: Cluster[Any], tmp_path: Path):
-    def heard(job: int, report: int) -> None:
+def test_a_request_to_stop_may_come_late(cluster: Cluster[Any]):
+    """The job is done by then; the next one in the process is not concerned."""
+    heard: list[int] = []
+
+    def on_report(job: int, report: int) -> bool:
+        heard.append(job)
+        return True
+
+    outcomes: dict[int, int] = {}
+    cluster.run(cluster_jobs.square, range(6), heard=on_report, done=outcomes.__setitem__)
+    assert outcomes == {k: k * k for k in range(6)}
+    assert sorted(heard) == list(range(6))  # none was begun twice
+
+
+def test_what_the_coordinator_raises_stops_all(cluster: Cluster[Any], tmp_path: Path):
+    def heard(job: Path, report: int) -> None:
         raise KeyboardInterrupt
 
+    begun = time.monotonic()
+    jobs = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
     with pytest.raises(KeyboardInterrupt):
-        cluster.run(cluster_jobs.until_stopped, [1, 2, 3], heard=heard, done=ignore)
+        cluster.run(cluster_jobs.ticks, jobs, heard=heard, done=ignore)
     assert not multiprocessing.active_children()
-    # a job without an end has left its slot
+    assert time.monotonic() - begun < 20  # long before it is killed for its silence
+
+    def still() -> bool:
+        before = [path.stat().st_size for path in tmp_path.iterdir()]
+        time.sleep(0.5)
+        return before == [path.stat().st_size for path in tmp_path.iterdir()]
+
+    wait_until(still)
     assert outcomes_of(cluster, cluster_jobs.square, [5, 6]) == {5: 25, 6: 36}
 
 
@@ -211,6 +234,7 @@ def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_gpu_job_wants_workers_with_a_gpu(dask: DaskProcesses, monkeypatch: pytest.MonkeyPatch):
+    dask.wait_for_workers(2)
     monkeypatch.setattr(cluster_dask, "WAIT_FOR_WORKERS_S", 0.5)
     with (
         pytest.raises(SnnbenchError, match=r"without a worker with a GPU.*--resources GPU=1"),
