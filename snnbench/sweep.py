@@ -210,6 +210,7 @@ def run_sweep(
     tracking_uri: str | None = None,
     heartbeat_s: int = HEARTBEAT_S,
     grace_s: int = GRACE_S,
+    elsewhere: Callable[[Coordinator], None] | None = None,
 ) -> Study:
     """Run trials until the study has `trials` finished ones; those of earlier calls count.
 
@@ -235,6 +236,8 @@ def run_sweep(
     track : show trials in MLflow. What it cannot take waits beside the study, see docs/tracking.md.
     tracking_uri : where MLflow keeps runs; None: its usual place.
     heartbeat_s, grace_s : see `snnbench.study_store`.
+    elsewhere : runs what the coordinator hands out in other processes (`snnbench.sweep_cluster.run_trials`);
+        None: trials run in this one, one after another.
 
     Raises
     ------
@@ -267,16 +270,18 @@ def run_sweep(
                 deadline=deadline,
                 on_progress=on_progress,
             )
+            run_all = elsewhere or partial(_run_here, train, valid)
             while True:
-                for job in coordinator.jobs():
-                    tell, stopped = (
-                        partial(coordinator.heard, job),
-                        partial(coordinator.stopped, job),
-                    )
-                    coordinator.done(job, run_trial(job, train, valid, tell, stopped))
+                run_all(coordinator)
                 if coordinator.is_over:
                     return study.read()
                 time.sleep(min(1.0, heartbeat_s))  # others run what is left, and may yet die of it
+
+
+def _run_here(train: Spikes, valid: Spikes, coordinator: Coordinator) -> None:
+    for job in coordinator.jobs():
+        tell, stopped = partial(coordinator.heard, job), partial(coordinator.stopped, job)
+        coordinator.done(job, run_trial(job, train, valid, tell, stopped))
 
 
 def _pin(

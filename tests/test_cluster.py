@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from snnbench import cluster_dask, seeds
 from snnbench.cluster import Cluster, Failure, _LocalCluster, _one_gpu, open_cluster
@@ -24,6 +26,9 @@ from snnbench.data_prep.store import SpikeDataset
 from snnbench.errors import SnnbenchError
 from snnbench.paths import write_bytes
 from snnbench.seeds import run_jobs, write_run_folder
+from snnbench.study_store import Study, read_study
+from snnbench.sweep import Progress, Sweep, make_sweep, run_sweep
+from snnbench.sweep_cluster import run_trials
 from tests import cluster_jobs
 from tests.cluster_jobs import Marked
 from tests.commands import ROOT, snnbench, strict_json
@@ -313,6 +318,130 @@ def test_the_command_trains_on_dask_and_shows_it_in_mlflow(
 
 def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+# --- trials of a sweep
+
+
+def sweep_on(data: Path) -> Sweep:
+    with SpikeDataset.open(data) as dataset:
+        return make_sweep(
+            "hd",
+            "ff-lif",
+            {"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}},
+            data_fingerprint=dataset.fingerprint,
+            overrides={
+                "model.hidden": [8],
+                "train.units_per_channel": 35,
+                "train.batch_size": 16,
+                "train.epochs": 2,
+            },
+        )
+
+
+def run_trials_of(
+    sweep: Sweep, data: Path, folder: Path, n: int, cluster: Cluster[Any] | None, **options: Any
+) -> Study:
+    with SpikeDataset.open(data) as dataset:
+        elsewhere = (
+            None
+            if cluster is None
+            else partial(
+                run_trials, cluster=cluster, data=data, fingerprint=dataset.fingerprint, prove=True
+            )
+        )
+        return run_sweep(
+            sweep,
+            dataset.split("train"),
+            dataset.split("valid"),
+            folder=folder,
+            trials=n,
+            device=torch.device("cpu"),
+            sampler="random",
+            pruner="none",
+            elsewhere=elsewhere,
+            **options,
+        )
+
+
+def scored(study: Study) -> dict[int, tuple[str, Any, Any]]:
+    return {t.number: (t.state, t.accuracy, t.params) for t in study.trials}
+
+
+def test_a_sweep_in_other_processes_is_the_sweep_in_this_one(
+    cluster: Cluster[Any], data: Path, tmp_path: Path
+):
+    sweep = sweep_on(data)
+    here = run_trials_of(sweep, data, tmp_path / "here", 4, None)
+    there = run_trials_of(sweep, data, tmp_path / "there", 4, cluster)
+    assert here.states == there.states == {"complete": 4}
+    assert scored(here) == scored(there)
+    assert sorted(there.trials)[0].epochs == 2
+
+
+def test_a_killed_worker_costs_a_sweep_nothing(data: Path, tmp_path: Path):
+    sweep = sweep_on(data)
+    here = run_trials_of(sweep, data, tmp_path / "here", 3, None)
+    killed: list[int | None] = []
+
+    def kill_one(progress: Progress) -> None:
+        if progress.epoch and not killed:
+            [victim, *_] = multiprocessing.active_children()
+            killed.append(victim.pid)
+            victim.kill()
+
+    with open_cluster("local", 2) as cluster:
+        there = run_trials_of(sweep, data, tmp_path / "there", 3, cluster, on_progress=kill_one)
+    assert killed
+    assert scored(there) == scored(here)
+
+
+def test_a_sweep_whose_workers_lack_the_data_ends_with_their_word(data: Path, tmp_path: Path):
+    sweep = sweep_on(data)
+    elsewhere = tmp_path / "nowhere.h5"
+    with (
+        open_cluster("local", 2) as cluster,
+        pytest.raises(
+            SnnbenchError, match=f"host {platform.node()}: no data file with fingerprint"
+        ),
+        SpikeDataset.open(data) as dataset,
+    ):
+        run_sweep(
+            sweep,
+            dataset.split("train"),
+            dataset.split("valid"),
+            folder=tmp_path,
+            trials=2,
+            device=torch.device("cpu"),
+            elsewhere=partial(
+                run_trials,
+                cluster=cluster,
+                data=elsewhere,
+                fingerprint=dataset.fingerprint,
+                prove=False,
+            ),
+        )
+    assert "running" not in read_study(tmp_path, sweep.name).states
+
+
+def test_the_command_runs_trials_side_by_side(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SNNBENCH_HOME", str(tmp_path))
+    settings = ("model.hidden=[8]", "train.units_per_channel=35", "train.epochs=1")
+    sets = [word for text in settings for word in ("--set", text)]
+    done = snnbench(
+        *("sweep", "run", "hd", "ff-lif", "--data", data, "--trials", 3, "--workers", 2),
+        *(*sets, "--no-track", "--json"),
+    )
+    assert done.code == 0, done.err
+    assert strict_json(done.out)["finished"] == 3
+    refused = snnbench(
+        *("sweep", "run", "hd", "ff-lif", "--data", data, "--trials", 3, "--workers", 2),
+        *("--scheduler", "tcp://127.0.0.1:1"),
+    )
+    assert refused.code == 2
+    assert "a Dask cluster has the workers it has" in refused.err
 
 
 def test_data_is_found_by_fingerprint_only(data: Path, tmp_path: Path):

@@ -395,7 +395,7 @@ def test_run_show_and_best(
         assert missing.code == 1
         assert "no such study yet; `snnbench sweep run` begins it" in missing.err
 
-    ran = snnbench("sweep", "run", *arguments(data), "--trials", 2, "--json")
+    ran = snnbench("sweep", "run", *arguments(data), "--workers", 1, "--trials", 2, "--json")
     assert ran.code == 0, ran.err
     told = strict_json(ran.out)
     assert (told["finished"], told["states"]) == (2, {"complete": 2})
@@ -439,7 +439,7 @@ def test_run_show_and_best(
 
 
 def test_best_of_a_study_without_complete_trials(data: Path) -> None:
-    ran = snnbench("sweep", "run", *arguments(data), "--trials", 2, "--timeout", 0)
+    ran = snnbench("sweep", "run", *arguments(data), "--workers", 1, "--trials", 2, "--timeout", 0)
     assert ran.code == 0
     assert "time is up after 0 of 2 trials; the same command goes on" in ran.err
     best = snnbench("sweep", "best", *arguments(data))

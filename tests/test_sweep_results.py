@@ -180,7 +180,12 @@ def test_plots_are_shown_in_mlflow(tmp_path: Path) -> None:
 
 def test_the_best_is_trained_with_fresh_seeds(data: Path, tmp_path: Path) -> None:  # noqa: F811
     space = ("--space", "model.dropout=0.0,0.3", "--space", "train.lr=1e-3:1e-1:log")
-    assert snnbench("sweep", "run", *arguments(data), *space, "--trials", 3, "--no-track").code == 0
+    assert (
+        snnbench(
+            "sweep", "run", *arguments(data), *space, "--workers", 1, "--trials", 3, "--no-track"
+        ).code
+        == 0
+    )
     final = (
         "--train-final",
         "--seeds",
@@ -220,7 +225,7 @@ def test_a_search_space_of_ones_own(data: Path, tmp_path: Path) -> None:  # noqa
     file = tmp_path / "mine.toml"
     file.write_text('[search]\n"train.lr" = { choices = [0.01, 0.02] }\n')
     sweep = ("sweep", "run", *arguments(data), "--search", file, "--no-track", "--json")
-    done = snnbench(*sweep, "--trials", 9, "--sampler", "grid")
+    done = snnbench(*sweep, "--workers", 1, "--trials", 9, "--sampler", "grid")
     assert done.code == 0, done.err
     told = strict_json(done.out)
     assert told["finished"] == 2

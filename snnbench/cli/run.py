@@ -62,7 +62,7 @@ scheduler_option = click.option(
     metavar="local|tcp://HOST:PORT",
     default="local",
     show_default=True,
-    help="Where seeds are trained: in processes here, or by the workers of a running Dask scheduler"
+    help="Where it is computed: in processes here, or by the workers of a running Dask scheduler"
     " (docs/scale.md).",
 )
 protocol_option = click.option(
@@ -216,17 +216,11 @@ def bench_command(
     Example: snnbench bench hd rec-lif --data hd.h5 --seeds 3
     """
     from snnbench.bench import default_seeds
-    from snnbench.cluster import LOCAL, check_scheduler
     from snnbench.models.engines import require_engine
     from snnbench.seeding import resolve_device
 
-    check_scheduler(scheduler)
-    if scheduler == LOCAL:
+    if is_local(scheduler, workers):
         require_engine(engine, resolve_device(device))
-    elif workers:
-        raise UsageError(
-            f"--workers: a Dask cluster has the workers it has; leave it out with --scheduler {scheduler}"
-        )
     with opened_data(task, data, check_model=model) as dataset:
         keys = with_class(assignments, protocol)
         specs = [spec_for(task, model, s, dataset, keys) for s in default_seeds(seeds)]
@@ -245,6 +239,18 @@ def bench_command(
     folders = [runs_folder(out) / spec.run_id for spec in specs]
     facts = [record_facts(r, f) for r, f in zip(records, folders, strict=True)]
     answer(as_json, {"runs": facts, **summary_facts(records)}, bench_text(records, folders))
+
+
+def is_local(scheduler: str, workers: int | None) -> bool:
+    """Whether `--scheduler` means this machine; UsageError where it means nothing, or not with --workers."""
+    from snnbench.cluster import LOCAL, check_scheduler
+
+    check_scheduler(scheduler)
+    if scheduler != LOCAL and workers:
+        raise UsageError(
+            f"--workers: a Dask cluster has the workers it has; leave it out with --scheduler {scheduler}"
+        )
+    return scheduler == LOCAL
 
 
 @click.command("eval")

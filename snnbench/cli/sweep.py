@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,10 +23,12 @@ from snnbench.cli.run import (
     bench_text,
     data_option,
     device_option,
+    is_local,
     opened_data,
     record_facts,
     run_seeds,
     runs_folder,
+    scheduler_option,
     summary_facts,
     track_option,
     workers_option,
@@ -150,6 +154,12 @@ def sweep_command() -> None:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @search_options
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    help="Trials at a time; default: one per core, or per GPU, where more of them share it.",
+)
+@scheduler_option
 @device_option
 @set_option
 @studies_option
@@ -173,6 +183,8 @@ def run(
     spaces: tuple[str, ...],
     objective: str,
     seeds_per_trial: int,
+    workers: int | None,
+    scheduler: str,
     device: str,
     assignments: tuple[str, ...],
     out: Path | None,
@@ -184,17 +196,26 @@ def run(
 ) -> None:
     """Try values from the model's search space, until so many trials are finished.
 
-    The same command again goes on where it was. A key given with --set keeps its value in all trials;
-    another --set, --space, --objective or other data is another study.
+    The same command again goes on where it was. Trials run side by side, each in one thread; with
+    --workers 1 a sweep comes out the same every time. A key given with --set keeps its value in all
+    trials; another --set, --space, --objective or other data is another study.
 
     \b
     Example: snnbench sweep run hd rec-lif --data hd.h5 --trials 20 --space train.lr=1e-4:1e-2:log
     """
+    import torch
+
+    from snnbench.cluster import local_slots, open_cluster
     from snnbench.seeding import resolve_device
     from snnbench.sweep import run_sweep
+    from snnbench.sweep_cluster import run_trials
 
-    chosen_device = resolve_device(device)
-    with opened_data(task, data, check_model=model) as dataset:
+    local = is_local(scheduler, workers)
+    # a device elsewhere is no concern of this machine
+    chosen_device = resolve_device(device) if local else torch.device(elsewhere_device(device))
+    slots = min(workers or local_slots(device), trials) if local else None
+    with ExitStack() as stack:
+        dataset = stack.enter_context(opened_data(task, data, check_model=model))
         sweep = sweep_for(
             task, model, dataset, assignments, search, spaces, objective, seeds_per_trial
         )
@@ -203,6 +224,16 @@ def run(
                 f"objectives {objective}: no trial is ended early, since neither alone says which is ahead"
             )
         splits = dataset.split("train"), dataset.split("valid")
+        elsewhere = None
+        if slots != 1:
+            cluster = stack.enter_context(open_cluster(scheduler, slots, device))
+            elsewhere = partial(
+                run_trials,
+                cluster=cluster,
+                data=dataset.path,
+                fingerprint=dataset.fingerprint,
+                prove=not local,
+            )
         with progress_bar(f"{task} {model} sweep", "trial") as update:
 
             def on_progress(p: Progress) -> None:
@@ -229,12 +260,18 @@ def run(
                 on_progress=on_progress,
                 track=track,
                 tracking_uri=tracking_uri,
+                elsewhere=elsewhere,
             )
     if study.finished < trials:
         why = "time is up" if timeout is not None else "the grid is done"
         goes_on = "; the same command goes on" if timeout is not None else ""
         note(f"{why} after {study.finished} of {trials} trials{goes_on}")
     answer(as_json, study_facts(study), summary_text(study))
+
+
+def elsewhere_device(device: str) -> str:
+    """What `--device` means for other machines: auto is cpu there, since cuda asks for a resource."""
+    return "cuda" if device == "cuda" else "cpu"
 
 
 @sweep_command.command("show")
