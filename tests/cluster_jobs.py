@@ -28,6 +28,11 @@ def square(number: int, wire: Wire) -> int:
     return number * number
 
 
+def own_pid(number: int, wire: Wire) -> int:
+    wire.tell(number)
+    return os.getpid()
+
+
 def fails_at_two(number: int, wire: Wire) -> int:
     if number == 2:
         raise SnnbenchError("two is too many")

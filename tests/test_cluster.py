@@ -153,9 +153,9 @@ def test_a_request_to_stop_may_come_late(cluster: Cluster[Any]):
         return True
 
     outcomes: dict[int, int] = {}
-    cluster.run(cluster_jobs.square, range(6), heard=on_report, done=outcomes.__setitem__)
-    assert outcomes == {k: k * k for k in range(6)}
-    assert sorted(heard) == list(range(6))  # none was begun twice
+    cluster.run(cluster_jobs.own_pid, range(6), heard=on_report, done=outcomes.__setitem__)
+    assert sorted(heard) == sorted(outcomes) == list(range(6))
+    assert len(set(outcomes.values())) <= 2  # no process had to be replaced
 
 
 def test_what_the_coordinator_raises_stops_all(cluster: Cluster[Any], tmp_path: Path):
