@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -201,7 +202,7 @@ class Entry(_Schema):
     licence: str = "GPL-3.0-or-later"
     note: str = ""
     provisional: bool = False
-    """Made from a checkout with uncommitted changes: shown, never ranked."""
+    """Made from a checkout with uncommitted changes, or of seeds with gaps: shown, never ranked."""
 
 
 class Predictions(NamedTuple):
@@ -234,8 +235,13 @@ def write_record(path: Path, record: RunRecord) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read and validate a record; SnnbenchError names the file and the key that does not fit."""
-    return _validated(RunRecord, _load(path, json.loads), path)
+    """Read and validate a record; SnnbenchError names the file and the key that does not fit.
+
+    Types have to be the schema's own (no "1" for 1) and no key may stand twice, so that every reader of JSON
+    sees the same record.
+    """
+    text: str = _load(path, _json_once)
+    return _validated(RunRecord.model_validate_json, text, RunRecord, path)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> str:
@@ -251,6 +257,8 @@ def read_predictions(path: Path) -> Predictions:
     try:
         # opened here, because np.load leaves the file open where the zip is damaged
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            if sorted(archive.files) != sorted(Predictions._fields):
+                raise ValueError(f"holds {', '.join(archive.files)}")
             arrays = {name: archive[name] for name in Predictions._fields}
     except FileNotFoundError:
         raise SnnbenchError(f"{path}: no such predictions file") from None
@@ -267,7 +275,7 @@ def read_predictions(path: Path) -> Predictions:
 
 def read_entry(path: Path) -> Entry:
     """Read and validate an entry.toml."""
-    return _validated(Entry, _load(path, tomllib.loads), path)
+    return _validated(Entry.model_validate, _load(path, tomllib.loads), Entry, path)
 
 
 def _load(path: Path, parse: Any) -> Any:
@@ -282,8 +290,20 @@ def _load(path: Path, parse: Any) -> Any:
 _S = TypeVar("_S", bound=BaseModel)
 
 
-def _validated(kind: type[_S], data: Any, path: Path) -> _S:
+def _validated(validate: Callable[..., _S], data: Any, kind: type[_S], path: Path) -> _S:
     try:
-        return kind.model_validate(data)
+        return validate(data, strict=True)
     except ValidationError as error:
         raise SnnbenchError(describe_validation_error(kind, error, str(path))) from None
+
+
+def _json_once(text: str) -> str:
+    """The text, if it is JSON in which no key stands twice in one object."""
+
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in pairs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)}: more than once in one object")
+
+    json.loads(text, object_pairs_hook=once)
+    return text
