@@ -347,6 +347,42 @@ def test_forms_and_what_a_diverged_run_cannot_have():
     assert "folds.speaker-07, epoch 12.correct is 201 of 200" in found(record, folds=folds)
 
 
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"wall_s": -1.0}, "wall_s -1.0 must be from 0"),
+    ({"wall_s": 26.9}, "wall_s is 26.9, less than training_s, 27.0"),
+    ({"training_s": 27.5, "wall_s": 40.0}, "training_s is 27.5, history has 27.0"),
+    ({"seconds_per_epoch": 2.5}, "seconds_per_epoch is 2.5, history has 2.25 on average"),
+    ({"started_at": "yesterday"}, "started_at is 'yesterday', no time in ISO 8601"),
+    ({"started_at": "2026-01-02T03:04:05"}, "not in UTC"),
+    ({"started_at": "2026-01-02T03:04:05+01:00"}, "not in UTC"),
+    ({"n_parameters": 92_161}, "n_parameters is 92161, must be 92160"),
+    ({"test": Counts(correct=1, total=N_SAMPLES)}, "latency ends with 48 of 60, test is 1 of 60"),
+]
+
+
+@pytest.mark.parametrize(("changes", "told"), WRONG, ids=[told for _, told in WRONG])
+def test_each_contradiction_is_told(changes: dict[str, Any], told: str):
+    record = make_record(n_samples=N_SAMPLES, later_figures=True).model_copy(update=changes)
+    assert any(told in problem.what for problem in check_record(RUN, record))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"deterministic": False}, "only deterministic runs compare"),
+        ({"threads": 0}, "threads is 0"),
+        ({"commit": None}, "known together or not at all"),
+        ({"commit": "HEAD"}, "must be 40 or 64 hex digits"),
+        ({"engine": None}, "engine is missing, and layers spike"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_told(changes: dict[str, Any], told: str):
+    record = make_record(n_samples=N_SAMPLES, later_figures=True)
+    other = record.environment.model_copy(update=changes)
+    found = check_record(RUN, record.model_copy(update={"environment": other}))
+    assert [told in problem.what for problem in found] == [True]
+
+
 def shortened(n: int, train_keys: dict[str, Any], **changes: Any) -> str:
     """What is found in a run that ended after n of 12 epochs of 2.25 s; the best is the 9th."""
     record = make_record(n_samples=N_SAMPLES, later_figures=True, train_keys=train_keys)
