@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snnbench.errors import SnnbenchError, UsageError, unknown_name
+from snnbench.leaderboards.commands import training_commands
+from snnbench.leaderboards.copies import copied_entry
 from snnbench.leaderboards.entries import (
     COVER,
     MANIFEST,
     Tasks,
     comes_later,
     entry_files,
+    entry_folders,
     entry_toml,
     manifest_of,
     manifest_text,
 )
-from snnbench.leaderboards.verify import Verified, verify_entry
+from snnbench.leaderboards.verify import Verified, missing_seeds, verify_entry
 from snnbench.paths import write_bytes, write_text
 from snnbench.record import Entry, RunRecord, read_record
 from snnbench.robustness import ROBUSTNESS_FILE, robustness_of_run
@@ -62,13 +65,14 @@ def add_entry(
     cover
         Keys of `Entry`; name, task, model and authors may be left out.
     provisional
-        Accept runs made from a checkout with uncommitted changes; the entry says so and gets no rank.
+        Accept runs made from a checkout with uncommitted changes, and seeds with gaps; the entry says so
+        and gets no rank.
 
     Raises
     ------
     SnnbenchError
-        Naming every run and reason why these runs make no entry, or an entry of this name that is
-        there with other content.
+        Naming every run and reason why these runs make no entry, an entry of this name that is there with
+        other content, or one of another name that has any of these runs.
 
     Notes
     -----
@@ -77,6 +81,7 @@ def add_entry(
     """
     records = _records_by_seed(runs)
     _refuse_dirty(records, provisional)
+    _refuse_gaps(records, provisional)
     entry = _cover_sheet(next(iter(records.values())), cover, provisional)
     # the name becomes a folder, so it must not come from a record alone
     if entry.task not in (known := {name for name, _ in tasks}):
@@ -97,6 +102,7 @@ def add_entry(
         if not verified.ok:
             told = [f"{sources.get(p.file, p.file)}: {p.what}" for p in verified.problems]
             raise SnnbenchError("\n".join(["these runs make no entry:", *_replaced(told, sources)]))
+        _refuse_copies(verified, final, root, tasks)
         was_there = _move(draft, final)
         completed = _complete(draft, final) if was_there else ()
         if was_there and not (verified := verify_entry(draft if completed else final, tasks)).ok:
@@ -133,6 +139,40 @@ def _refuse_dirty(records: dict[Path, RunRecord], provisional: bool) -> None:
             f"{', '.join(map(str, dirty))}: made from a checkout with uncommitted changes; commit and"
             " run again, or add them with --provisional: shown, never ranked"
         )
+
+
+def _refuse_gaps(records: dict[Path, RunRecord], provisional: bool) -> None:
+    """Seeds are 0 to n-1, so that nobody chooses the lucky ones."""
+    seeds = [record.spec.seed for record in records.values()]
+    missing = missing_seeds(seeds)
+    if not missing or provisional:
+        return
+    spec = next(iter(records.values())).spec
+    commands = training_commands(spec, missing).splitlines() or [
+        f"snnbench train {spec.task.name} {spec.model.name}.toml --seed {seed}" for seed in missing
+    ]
+    told = [
+        f"seeds {_listed(seeds)} without {_listed(missing)}: a row has all seeds from 0 on, so that nobody"
+        " chooses them; train what is missing and add it, too, or add these with --provisional: shown,"
+        " never ranked"
+    ]
+    raise SnnbenchError("\n".join([*told, *(f"  {command}" for command in commands)]))
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _refuse_copies(verified: Verified, final: Path, root: Path, tasks: Tasks) -> None:
+    """A run stands on a board once, whatever its entry or its model is called there."""
+    for folder in entry_folders(root):
+        if folder.parent.name != final.parent.name or folder == final:
+            continue
+        if shared := copied_entry(verified.traces, verify_entry(folder, tasks).traces):
+            raise SnnbenchError(
+                f"{final}: {shared}, is on this board already, as {folder}; a run stands on a board once, so"
+                " remove that folder first if this entry is to take its place"
+            )
 
 
 def _cover_sheet(record: RunRecord, cover: dict[str, Any], provisional: bool) -> Entry:

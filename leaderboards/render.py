@@ -25,11 +25,12 @@ from snnbench.leaderboards.chart import (
     literature_marks,
     row_marks,
 )
-from snnbench.leaderboards.details import details_of, duration, flat, short
+from snnbench.leaderboards.commands import training_commands
+from snnbench.leaderboards.details import details_of, duration, short
 from snnbench.leaderboards.literature import MARKS, PROTOCOLS, LiteratureRow
 from snnbench.leaderboards.robustness_view import robustness_text
 from snnbench.leaderboards.table import Row, Table, data_digest
-from snnbench.spec import load_model, load_task
+from snnbench.spec import load_task
 
 COLUMNS = {
     "place": "Rank",
@@ -271,21 +272,7 @@ def page(
 
 def rerun_commands(row: Row) -> str:
     """Shell lines that train the row again; empty where its model is not in the zoo that ships."""
-    spec = row.records[0].spec
-    try:
-        model, train = load_model(spec.model.name).specs(spec.task.name, {})
-    except UsageError:
-        return ""
-    shipped = flat({"model": model.model_dump(), "train": train.model_dump()})
-    used = flat({"model": spec.model.model_dump(), "train": spec.train.model_dump()})
-    options = "".join(f" --set {k}={_set_value(v)}" for k, v in used.items() if shipped.get(k) != v)
-    if not spec.task.synthetic:
-        options += f" --data {spec.task.dataset}.h5"
-    names = f"{spec.task.name} {spec.model.name}"
-    seeds = [record.spec.seed for record in row.records]
-    if seeds == list(range(len(seeds))):
-        return f"snnbench bench {names}{options} --seeds {len(seeds)}"
-    return "\n".join(f"snnbench train {names}{options} --seed {seed}" for seed in seeds)
+    return training_commands(row.records[0].spec, [record.spec.seed for record in row.records])
 
 
 def _task_views(
@@ -390,13 +377,6 @@ def _order(row: Row, position: int) -> dict[str, Any]:
         "data": row.data_agrees,
         "origin": row.origin,
     }
-
-
-def _set_value(value: Any) -> str:
-    """A value for `--set`, quoted where a shell would split or expand it."""
-    import shlex
-
-    return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
 
 
 def _policy_hash(text: str) -> str:

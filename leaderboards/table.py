@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from snnbench.leaderboards.check_record import Problem
+from snnbench.leaderboards.copies import copied_entry
 from snnbench.leaderboards.entries import Root, Tasks, entry_folders
 from snnbench.leaderboards.rank import Contender, Standing, place
 from snnbench.leaderboards.reproduction import Comparison
@@ -175,12 +177,31 @@ class Table:
 
 
 def verify_roots(roots: Iterable[Root], tasks: Tasks) -> list[tuple[str, Verified]]:
-    """Origin and verification of every entry of the boards."""
-    return [
-        (root.origin, verify_entry(folder, tasks))
-        for root in roots
-        for folder in entry_folders(root.path)
+    """Origin and verification of every entry of the boards; of one board, no entry may be another again.
+
+    Boards are not compared with each other: whoever trains a row of ours again has its runs on a board of
+    their own, and if all goes well the same predictions.
+    """
+    found = []
+    for root in roots:
+        board = [verify_entry(folder, tasks) for folder in entry_folders(root.path)]
+        found += [(root.origin, with_copies(entry, board)) for entry in board]
+    return found
+
+
+def with_copies(entry: Verified, board: Iterable[Verified]) -> Verified:
+    """The entry with a problem for every other one of its task that has a run of it.
+
+    Both of them have the problem: which one was first, no file can tell.
+    """
+    problems = [
+        Problem("runs", f"{shared}, is in {other.label}, too; a run stands on a board once")
+        for other in board
+        if other.folder != entry.folder
+        and other.folder.parent.name == entry.folder.parent.name
+        and (shared := copied_entry(entry.traces, other.traces))
     ]
+    return replace(entry, problems=(*entry.problems, *problems))
 
 
 def make_tables(verified: Iterable[tuple[str, Verified]]) -> list[Table]:

@@ -2,22 +2,32 @@
 
 What is proved: no byte differs from what was added; every run is of one task, model and data set and
 differs in its seed only; run ids follow from the specifications; every count follows from the stored
-predictions and labels; the data are those the task pins; counts on changed samples (robustness) fit the
-run. What is not: that training gave these predictions, or the network those counts. For that somebody has
-to train again: a statement of such a rerun is checked like a run, and has to agree with the seed it repeats
-(`snnbench.leaderboards.reproduction`).
+predictions and labels; within a record, whatever follows from something else does (check_record.py); seeds
+are 0 to n-1, and none is a copy of another (copies.py); the data are those the task pins; counts on changed
+samples (robustness) fit the run. What is not: that training gave these predictions, or the network those
+counts. For that somebody has to train again: a statement of such a rerun is checked like a run, and has to
+agree with the seed it repeats (reproduction.py). docs/protocol.md lists what is not caught here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Collection, Iterator, Set
 from dataclasses import dataclass, field
+from math import isclose
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from snnbench.errors import SnnbenchError
+from snnbench.leaderboards.check_record import (
+    ROUNDING,
+    Problem,
+    check_record,
+    input_spikes,
+    told,
+)
+from snnbench.leaderboards.copies import Traces, copied_seeds, traces_of
 from snnbench.leaderboards.entries import (
     COVER,
     MANIFEST,
@@ -30,7 +40,7 @@ from snnbench.leaderboards.entries import (
 )
 from snnbench.leaderboards.reproduction import Comparison, compare, read_statement
 from snnbench.leaderboards.verify_robustness import check_robustness
-from snnbench.metrics import Counts, all_folds, best_epochs, count_by_group, count_correct
+from snnbench.metrics import count_by_group, count_correct
 from snnbench.record import (
     DataIdentity,
     Entry,
@@ -49,16 +59,6 @@ PinState = Literal["agrees", "differs", "not pinned"]
 T = TypeVar("T")
 
 
-class Problem(NamedTuple):
-    """What does not hold, and in which file of the entry."""
-
-    file: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.what}"
-
-
 @dataclass(frozen=True)
 class Verified:
     """An entry as read, with everything that is wrong with it; only without problems may it be shown."""
@@ -70,6 +70,8 @@ class Verified:
     pins: dict[str, PinState]
     """source, recipe, split, labels: whether the data are those the task pins."""
     problems: tuple[Problem, ...]
+    traces: tuple[Traces, ...] = ()
+    """Of every run: what tells a copy of it."""
     reruns: tuple[Comparison, ...] = ()
     """Seeds that somebody has trained again, by seed."""
     audits: dict[int, Robustness] = field(default_factory=dict)
@@ -99,6 +101,7 @@ def verify_entry(folder: Path, tasks: Tasks) -> Verified:
         if file.startswith("runs/") and (record := _read(read_record, folder, file, problems))
     }
     pins: dict[str, PinState] = {}
+    traces: dict[str, Traces] = {}
     audits: dict[int, Robustness] = {}
     if entry:
         problems += _check_cover(folder, entry)
@@ -114,12 +117,16 @@ def verify_entry(folder: Path, tasks: Tasks) -> Verified:
         ]
         for file, record in records.items():
             problems += _check_same(file, record, first, reference, entry)
-            problems += _check_record(file, record)
-            problems += _check_predictions(folder, file, record)
+            problems += check_record(file, record)
+            predictions = _read_proof(folder, file, record, problems)
+            if predictions:
+                problems += _recount(file, _predictions_of(file), record, predictions)
+            traces[file] = traces_of(record, predictions)
             tested = _robustness_of(file)
             if tested in files and (audit := _read(read_robustness, folder, tested, problems)):
                 audits[record.spec.seed] = audit
                 problems += [Problem(tested, what) for what in check_robustness(audit, record)]
+        problems += _check_seeds(records, traces, entry)
     elif not problems:
         problems.append(Problem("runs", "there is no run"))
     reruns = _check_reruns(folder, records, problems)
@@ -128,7 +135,16 @@ def verify_entry(folder: Path, tasks: Tasks) -> Verified:
     of_runs -= {of(run) for run in runs for of in (_predictions_of, _robustness_of)}
     problems += [Problem(f, "belongs to no run") for f in sorted(of_runs)]
     by_seed = sorted(records.values(), key=lambda record: record.spec.seed)
-    return Verified(folder, entry, tuple(by_seed), pins, tuple(problems), tuple(reruns), audits)
+    return Verified(
+        folder,
+        entry,
+        tuple(by_seed),
+        pins,
+        tuple(problems),
+        tuple(traces.values()),
+        tuple(reruns),
+        audits,
+    )
 
 
 def data_pins(task: TaskSpec, data: DataIdentity) -> dict[str, PinState]:
@@ -218,6 +234,38 @@ def _check_task(file: str, task: TaskSpec, tasks: Tasks) -> Iterator[Problem]:
         yield Problem(file, f"task {task.name} is not the one that ships: {parts}")
 
 
+def missing_seeds(seeds: Collection[int]) -> list[int]:
+    """Those that seeds from 0 to the largest one would have besides."""
+    return sorted(set(range(max(seeds) + 1)) - set(seeds))
+
+
+def _check_seeds(
+    records: dict[str, RunRecord], traces: dict[str, Traces], entry: Entry | None
+) -> Iterator[Problem]:
+    """What must hold between the seeds of an entry: none lacks, none is another one again."""
+    missing = missing_seeds([record.spec.seed for record in records.values()])
+    if missing and not (entry and entry.provisional):
+        yield Problem(
+            "runs", f"seeds are 0 to n-1, all of them: {', '.join(map(str, missing))} is missing"
+        )
+    files = list(traces)
+    for i, j, shared in copied_seeds(list(traces.values())):
+        yield Problem(files[j], f"has {shared}, like {files[i]}; every seed is a run of its own")
+    finished = [(f, r, r.footprint) for f, r in records.items() if r.status == "finished"]
+    for file, record, footprint in finished[1:]:
+        first, reference, size = finished[0]
+        mine, other = input_spikes(record), input_spikes(reference)
+        if mine is not None and other is not None and not isclose(mine, other, rel_tol=ROUNDING):
+            yield Problem(
+                file,
+                f"operations.effective_acs tells of {mine} input spikes a sample, {first} of {other}",
+            )
+        if footprint and size and footprint.n_bytes != size.n_bytes:
+            yield Problem(
+                file, f"footprint.n_bytes is {footprint.n_bytes}, {first} has {size.n_bytes}"
+            )
+
+
 def _check_same(
     file: str, record: RunRecord, first: str, reference: RunRecord, entry: Entry | None
 ) -> Iterator[Problem]:
@@ -229,6 +277,10 @@ def _check_same(
             yield Problem(file, f"{name} differs from that of {first}: {part}")
     if record.protocol != reference.protocol:
         yield Problem(file, f"protocol {record.protocol}, {first} has {reference.protocol}")
+    if entry and record.environment.dirty and not entry.provisional:
+        yield Problem(
+            file, f"was made with uncommitted changes, so {COVER} has to say provisional = true"
+        )
     if entry:
         for key, found in (("task", record.spec.task.name), ("model", record.spec.model.name)):
             if getattr(entry, key) != found:
@@ -250,21 +302,17 @@ def _check_reruns(
                 problems.append(Problem(file, f"is of a seed that the entry has not: {of}"))
             continue
         rerun, record = statement.rerun, records[of]
-        found = [
-            *_check_repeats(file, rerun, of, record),
-            *_check_record(file, rerun),
-            *_check_predictions(folder, file, rerun),
-        ]
+        found = [*_check_repeats(file, rerun, of, record), *check_record(file, rerun)]
+        again = _read_proof(folder, file, rerun, found)
+        if again:
+            found += _recount(file, _predictions_of(file), rerun, again)
         if statement.record_sha256 != sha256_of((folder / of).read_bytes()):
             found.append(
                 Problem(file, f"record_sha256 is not that of {of}: it is of another result")
             )
         problems += found
         if not found and not problems:
-            stored, again = (
-                read_predictions(folder / _predictions_of(f)) if r.test else None
-                for f, r in ((of, record), (file, rerun))
-            )
+            stored = read_predictions(folder / _predictions_of(of)) if record.test else None
             comparison = compare(list(records.values()), stored, statement, again)
             comparisons.append(comparison)
             if not comparison.agrees:
@@ -282,134 +330,26 @@ def _check_repeats(file: str, rerun: RunRecord, of: str, record: RunRecord) -> I
         yield Problem(file, "made from a checkout with uncommitted changes")
 
 
-def _check_record(file: str, record: RunRecord) -> Iterator[Problem]:
-    """What must hold within one record."""
-    spec, data, finished = record.spec, record.data, record.status == "finished"
-    expected: dict[str, tuple[Any, Any]] = {
-        "run_id": (record.run_id, spec.run_id),
-        "protocol": (record.protocol, spec.task.protocol),
-        "data.name": (data.name, spec.task.dataset),
-        "data.synthetic": (data.synthetic, spec.task.synthetic),
-        "data.fingerprint": (data.fingerprint, spec.data_fingerprint),
-        "test_reads": (record.test_reads, int(finished)),
-    }
-    for key, (found, right) in expected.items():
-        if found != right:
-            yield Problem(file, f"{key} is {found!r}, must be {right!r}")
-    for key in ("chosen_epoch", "validation", "test", "operations", "predictions_sha256"):
-        there = getattr(record, key) is not None
-        # class C holds nothing out
-        if finished and not there and (key, record.protocol) != ("validation", "C"):
-            yield Problem(file, f"{key} is missing in a finished run")
-        if not finished and there and key in ("test", "predictions_sha256"):
-            yield Problem(file, f"{key} must be null in a diverged run, whose test is never read")
-    heldout = ("train", "valid") if record.protocol == "B" else ("valid",)
-    for splits, counts in ((heldout, record.validation), (("test",), record.test)):
-        yield from _check_counts(file, splits, counts, data)
-    yield from _check_training(file, record)
-    yield from _check_latency(file, record)
-    if not 0 <= (record.chosen_epoch or 0) <= record.epochs_run <= spec.train.epochs:
-        yield Problem(
-            file,
-            f"chosen_epoch {record.chosen_epoch} of epochs_run {record.epochs_run}"
-            f" of train.epochs {spec.train.epochs} cannot be",
-        )
-    if record.chosen_epoch is not None and record.chosen_epoch < 1:
-        yield Problem(file, "chosen_epoch counts from 1")
-    numbers = {"n_parameters": record.n_parameters, "seconds_per_epoch": record.seconds_per_epoch}
-    if record.operations:
-        numbers |= {f"operations.spikes.{k}": v for k, v in record.operations.spikes.items()}
-        numbers["operations.dense_macs"] = record.operations.dense_macs
-        numbers["operations.effective_acs"] = record.operations.effective_acs
-    for key, value in numbers.items():
-        if value < 0:
-            yield Problem(file, f"{key} is {value}, must be a number from 0")
-
-
-def _check_training(file: str, record: RunRecord) -> Iterator[Problem]:
-    """Whether the epoch follows from what was seen while training, by the rule of the protocol class."""
-    chosen, found = record.chosen_epoch, record.history
-    if found and len(found) != record.epochs_run:
-        yield Problem(file, f"history has {len(found)} epochs, epochs_run is {record.epochs_run}")
-    if record.protocol != "B" and record.folds:
-        yield Problem(file, f"folds are of class B, the run is of class {record.protocol}")
-    if record.status == "diverged" or chosen is None:
-        return
-    if record.protocol == "A" and found and record.validation:
-        accuracies = [epoch.validation_accuracy or 0.0 for epoch in found]
-        best = 1 + accuracies.index(max(accuracies))
-        if chosen != best or accuracies[best - 1] != record.validation.accuracy:
-            yield Problem(
-                file,
-                f"chosen_epoch is {chosen} with validation {record.validation.accuracy}, history has"
-                f" {accuracies[best - 1]} in epoch {best} as its best",
-            )
-    if record.protocol == "B":
-        if not record.folds or len({len(f) for f in record.folds.values()}) != 1:
-            yield Problem(file, "folds of class B must be there, all with as many epochs")
-        elif (best := best_epochs(record.folds)) != chosen or record.validation != all_folds(
-            record.folds, chosen
-        ):
-            yield Problem(
-                file, f"chosen_epoch and validation are not what folds give: {best} epochs"
-            )
-    if record.protocol != "A" and chosen != record.epochs_run:
-        yield Problem(file, f"chosen_epoch is {chosen}, in class {record.protocol} it is the last")
-    if record.protocol == "C" and record.epochs_run != record.spec.train.epochs:
-        yield Problem(
-            file, f"epochs_run is {record.epochs_run}, class C does {record.spec.train.epochs}"
-        )
-
-
-def _check_latency(file: str, record: RunRecord) -> Iterator[Problem]:
-    """Whether accuracies over time end where the whole sample does."""
-    if not record.latency:
-        return
-    times = [moment.seen_s for moment in record.latency]
-    if times != sorted(set(times)) or times[-1] != record.spec.task.duration_s:
-        yield Problem(file, f"latency.seen_s must rise to {record.spec.task.duration_s}: {times}")
-    if record.latency[-1].test != record.test:
-        yield Problem(
-            file,
-            f"latency ends with {_told(record.latency[-1].test)}, test is {_told(record.test)}",
-        )
-    if any(m.test.total != record.latency[-1].test.total for m in record.latency):
-        yield Problem(file, "latency has moments with another number of samples")
-
-
-def _check_counts(
-    file: str, splits: tuple[str, ...], counts: Counts | None, data: DataIdentity
-) -> Iterator[Problem]:
-    if counts is None:
-        return
-    key = "test" if splits == ("test",) else "validation"
-    split, size = " and ".join(splits), sum(data.n_samples.get(s, 0) for s in splits)
-    if counts.total != size:
-        yield Problem(file, f"{key}.total is {counts.total}, the {split} split has {size} samples")
-    if counts.correct > counts.total:
-        yield Problem(file, f"{key}.correct is {counts.correct} of {counts.total}")
-
-
-def _check_predictions(folder: Path, file: str, record: RunRecord) -> Iterator[Problem]:
+def _read_proof(
+    folder: Path, file: str, record: RunRecord, problems: list[Problem]
+) -> Predictions | None:
+    """The stored predictions of a run, if they are there and the ones that its record means."""
     proof = _predictions_of(file)
     path = folder / proof
     if record.status == "diverged":
         if path.exists():
-            yield Problem(proof, "belongs to a diverged run, which has no predictions")
-        return
+            problems.append(Problem(proof, "belongs to a diverged run, which has no predictions"))
+        return None
     if not path.is_file():
-        yield Problem(proof, f"is missing, the proof of {file}")
-        return
+        problems.append(Problem(proof, f"is missing, the proof of {file}"))
+        return None
     found = sha256_of(path.read_bytes())
     if found != record.predictions_sha256:
-        yield Problem(proof, f"sha256 is {found}, {file} says {record.predictions_sha256}")
-        return
-    try:
-        predictions = read_predictions(path)
-    except SnnbenchError as error:
-        yield Problem(proof, _without(folder, proof, error))
-        return
-    yield from _recount(file, proof, record, predictions)
+        problems.append(
+            Problem(proof, f"sha256 is {found}, {file} says {record.predictions_sha256}")
+        )
+        return None
+    return _read(read_predictions, folder, proof, problems)
 
 
 def _recount(
@@ -430,13 +370,13 @@ def _recount(
         yield Problem(proof, f"labels and groups are not those of data.labels_sha256 in {file}")
     counts = count_correct(predicted, labels)
     if counts != record.test:
-        yield Problem(file, f"test is {_told(record.test)}, its predictions give {_told(counts)}")
+        yield Problem(file, f"test is {told(record.test)}, its predictions give {told(counts)}")
     by_group = count_by_group(predicted, labels, groups, names)
     for name in sorted(by_group.keys() | record.test_by_group.keys()):
-        told, right = record.test_by_group.get(name), by_group.get(name)
-        if told != right:
+        found, right = record.test_by_group.get(name), by_group.get(name)
+        if found != right:
             yield Problem(
-                file, f"test_by_group.{name} is {_told(told)}, its predictions give {_told(right)}"
+                file, f"test_by_group.{name} is {told(found)}, its predictions give {told(right)}"
             )
 
 
@@ -451,10 +391,6 @@ def _predictions_of(run_file: str) -> str:
 
 def _robustness_of(run_file: str) -> str:
     return run_file.replace("runs/", "robustness/")
-
-
-def _told(counts: Counts | None) -> str:
-    return f"{counts.correct} of {counts.total}" if counts else "nothing"
 
 
 def _differences(

@@ -19,11 +19,14 @@ from snnbench.model_spec import ModelSpec
 from snnbench.models.network_base import Network
 from snnbench.record import Footprint, LayerWork, Moment, Operations
 from snnbench.seeding import deterministic
-from snnbench.sizes import EVALUATION_BATCH, LayerSize, operations_by_layer, total
+from snnbench.sizes import (
+    EVALUATION_BATCH,
+    LayerSize,
+    decision_steps,
+    operations_by_layer,
+    total,
+)
 from snnbench.spec import RunSpec
-
-TENTHS = 10
-"""Latency to decision is told for the ends of as many parts of a sample."""
 
 
 class Evaluation(NamedTuple):
@@ -81,8 +84,7 @@ def accuracy_over_time(network: Network, loader: SpikeLoader, spec: RunSpec) -> 
     given silence from there on.
     """
     whole = not isinstance(spec.model, ModelSpec)
-    ends = [round(spec.n_steps * tenth / TENTHS) for tenth in range(1, TENTHS)]
-    ends = sorted({end for end in ends if 0 < end < spec.n_steps})
+    ends = decision_steps(spec.n_steps)
     correct = dict.fromkeys(ends, 0)
     with deterministic(), evaluating(network), torch.inference_mode():
         for batch in loader.event_batches(EVALUATION_BATCH):

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -202,7 +203,7 @@ class Entry(_Schema):
     licence: str = "GPL-3.0-or-later"
     note: str = ""
     provisional: bool = False
-    """Made from a checkout with uncommitted changes: shown, never ranked."""
+    """Made from a checkout with uncommitted changes, or of seeds with gaps: shown, never ranked."""
 
 
 class Predictions(NamedTuple):
@@ -238,12 +239,16 @@ def write_record(path: Path, record: RunRecord) -> None:
 def read_record(path: Path) -> RunRecord:
     """Read and validate a record.
 
+    Types have to be the schema's own (no "1" for 1) and no key may stand twice, so that every reader of JSON
+    sees the same record.
+
     Raises
     ------
     SnnbenchError
         Naming the file and the key that does not fit, or a record that is not what was written.
     """
-    return _validated(RunRecord, _load(path, sealed_json), path)
+    text = json.dumps(_load(path, sealed_json))
+    return _validated(RunRecord.model_validate_json, text, RunRecord, path)
 
 
 _SEAL = "sha256"
@@ -265,7 +270,7 @@ def sealed_json(text: str) -> Any:
 
     Files of snnbench 0.1 have no seal and are taken as they are.
     """
-    data = json.loads(text)
+    data = json.loads(text, object_pairs_hook=_once)
     if not isinstance(data, dict) or _SEAL not in data:
         return data
     right = sealed(data)[_SEAL]
@@ -312,6 +317,8 @@ def read_predictions(path: Path, sha256: str | None = None) -> Predictions:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             if (size := sum(member.file_size for member in archive.zip.infolist())) > _MOST_BYTES:
                 raise ValueError(f"unpacked it has {size:,} bytes, more than {_MOST_BYTES:,}")
+            if sorted(archive.files) != sorted(Predictions._fields):
+                raise ValueError(f"holds {', '.join(archive.files)}")
             arrays = {name: archive[name] for name in Predictions._fields}
     except Exception as error:  # a damaged zip raises nearly anything
         raise SnnbenchError(f"{path}: not a predictions file: {error}") from None
@@ -326,7 +333,7 @@ def read_predictions(path: Path, sha256: str | None = None) -> Predictions:
 
 def read_entry(path: Path) -> Entry:
     """Read and validate an entry.toml."""
-    return _validated(Entry, _load(path, tomllib.loads), path)
+    return _validated(Entry.model_validate, _load(path, tomllib.loads), Entry, path)
 
 
 def _load(path: Path, parse: Any) -> Any:
@@ -341,8 +348,16 @@ def _load(path: Path, parse: Any) -> Any:
 _S = TypeVar("_S", bound=BaseModel)
 
 
-def _validated(kind: type[_S], data: Any, path: Path) -> _S:
+def _validated(validate: Callable[..., _S], data: Any, kind: type[_S], path: Path) -> _S:
     try:
-        return kind.model_validate(data)
+        return validate(data, strict=True)
     except ValidationError as error:
         raise SnnbenchError(describe_validation_error(kind, error, str(path))) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no key stands twice."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)}: more than once in one object")
+    return dict(pairs)

@@ -1,4 +1,4 @@
-"""What follows from sizes alone: weights, and operations per sample.
+"""What follows from sizes alone: weights, operations per sample, and when decisions are asked for.
 
 Nothing here imports torch, so that `snnbench models show` answers at once.
 """
@@ -17,6 +17,9 @@ from snnbench.spec import RunSpec
 # Samples at once in validation and test. Fixed, and no part of a spec: in the last bits a matrix product
 # depends on its size, so one number for everybody keeps a network's predictions the same.
 EVALUATION_BATCH = 256
+
+TENTHS = 10
+"""Latency to decision is told for the ends of as many parts of a sample."""
 
 
 class Work(NamedTuple):
@@ -197,6 +200,14 @@ def _convolution_sizes(model: CnnSpec, n_inputs: int) -> Iterator[LayerSize]:
             every=every,
         )
         maps, places = size, above
+
+
+def decision_steps(n_steps: int) -> list[int]:
+    """Time steps after which a decision is asked for before a sample of `n_steps` is over: all tenths but the
+    last, as far as there are steps for them.
+    """
+    ends = {round(n_steps * tenth / TENTHS) for tenth in range(1, TENTHS)}
+    return sorted(end for end in ends if 0 < end < n_steps)
 
 
 def count_operations(

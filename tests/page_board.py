@@ -6,22 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from snnbench.leaderboards.add import add_entry
 from snnbench.leaderboards.entries import Root, shipped_tasks
 from snnbench.leaderboards.literature import LiteratureRow
 from snnbench.leaderboards.table import Table, make_tables, verify_roots
-from snnbench.metrics import Counts
-from snnbench.record import (
-    EpochFigures,
-    Footprint,
-    LayerWork,
-    Moment,
-    RunRecord,
-    read_record,
-    write_record,
-)
 from snnbench.spec import DataPins, load_task
 from tests.factories import add_robustness, make_run_folder, make_run_folders
 
@@ -35,9 +23,9 @@ TASKS = shipped_tasks() | {(SYNTHETIC.name, SYNTHETIC.version): SYNTHETIC}
 ROWS: list[tuple[str, int, dict[str, Any]]] = [
     ("steady", 10, {"accuracy": 0.90, "spikes": 400}),
     ("close", 10, {"accuracy": 0.902, "spikes": 1600, "model_keys": {"hidden": (256,)}}),
-    ("weak", 10, {"accuracy": 0.70, "spikes": 90}),
-    ("half", 6, {"accuracy": 0.95, "spikes": 500}),
-    ("once", 1, {"accuracy": 0.99, "spikes": 700}),
+    ("weak", 10, {"accuracy": 0.70, "spikes": 90, "train_keys": {"lr": 2e-3}}),
+    ("half", 6, {"accuracy": 0.95, "spikes": 500, "train_keys": {"lr": 3e-3}}),
+    ("once", 1, {"accuracy": 0.99, "spikes": 700, "train_keys": {"lr": 4e-3}}),
 ]
 """Of task hd: name, seeds, keys of `make_record`."""
 TESTED = {"steady": 10, "close": 3, "once": 1}
@@ -77,50 +65,6 @@ LITERATURE = {
 }  # fmt: skip
 
 
-def with_later_figures(record: RunRecord) -> RunRecord:
-    """The same run with learning curves, latency to decision, size and times, which fit its accuracy."""
-    random = np.random.default_rng(record.spec.seed)
-    n = record.epochs_run
-    rise = 1 - np.exp(-np.arange(1, n + 1) / (n / 4))
-    best = record.validation.accuracy if record.validation else 0.1
-    held_out = np.minimum(best * rise + random.normal(0, 0.012, n), best - 0.002)
-    if record.chosen_epoch:
-        held_out[record.chosen_epoch - 1] = best
-    history = tuple(
-        EpochFigures(
-            loss=float(3 * (1 - 0.9 * rise[e]) * random.uniform(0.95, 1.05)),
-            train_accuracy=float(rise[e]),
-            validation_accuracy=float(np.clip(held_out[e], 0, 1)),
-            seconds=record.seconds_per_epoch,
-        )
-        for e in range(n)
-    )
-    update: dict[str, Any] = {
-        "history": history,
-        "training_s": record.seconds_per_epoch * n,
-        "peak_memory_bytes": 412_000_000,
-    }
-    if record.test and record.operations:
-        total, shares = record.test.total, (0.1, 0.3, 0.62, 0.85, 0.97)
-        moments = [
-            Moment(
-                seen_s=0.14 * (i + 1),
-                test=Counts(correct=round(share * record.test.correct), total=total),
-            )
-            for i, share in enumerate(shares)
-        ]
-        update["latency"] = (*moments, Moment(seen_s=1.4, test=record.test))
-        layers = {
-            "hidden_1": LayerWork(dense=1.5e7, effective_acs=2e6, effective_macs=0),
-            "readout": LayerWork(dense=5e6, effective_acs=1e6, effective_macs=1.5e5),
-        }
-        update["operations"] = record.operations.model_copy(update={"layers": layers})
-        update["footprint"] = Footprint(
-            n_bytes=368_640, connection_sparsity=0.125, activation_sparsity={"hidden_1": 0.96}
-        )
-    return record.model_copy(update=update)
-
-
 def make_board(folder: Path) -> Path:
     """The board's folder, made in `folder`. Every row of hd but `weak` has the later figures.
 
@@ -129,17 +73,13 @@ def make_board(folder: Path) -> Path:
     """
     root = folder / "board"
     for name, n, keys in ROWS:
-        runs = make_run_folders(folder / name, n, **keys)
-        if name != "weak":
-            for run in runs:
-                path = run / "record.json"
-                write_record(path, with_later_figures(read_record(path)))
+        runs = make_run_folders(folder / name, n, later_figures=name != "weak", **keys)
         for run in runs[: TESTED.get(name, 0)]:
             add_robustness(run, left=LEFT[name])
         add_entry(runs, root, shipped_tasks(), cover={"name": name})
     runs = [
         make_run_folder(folder / "evil", seed=0, status="diverged", task=SYNTHETIC),
-        make_run_folder(folder / "evil", seed=4, task=SYNTHETIC),
+        make_run_folder(folder / "evil", seed=1, task=SYNTHETIC),
     ]
     cover = {"name": "evil", "authors": [EVIL], "note": EVIL, "code": "javascript:alert(4)"}
     cover |= {"paper": 'https://example.org/"onmouseover="alert(5)'}

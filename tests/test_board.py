@@ -22,9 +22,17 @@ from snnbench.leaderboards.entries import (
     shipped_tasks,
 )
 from snnbench.leaderboards.verify import Verified, verify_entry
-from snnbench.record import Entry, Predictions, sealed, sha256_of, write_predictions
+from snnbench.record import (
+    Entry,
+    Predictions,
+    read_record,
+    sealed,
+    sha256_of,
+    write_predictions,
+    write_record,
+)
 from snnbench.robustness import read_robustness, write_robustness
-from snnbench.spec import load_task
+from snnbench.spec import DataPins, load_task
 from tests.factories import (
     add_robustness,
     make_predictions,
@@ -34,6 +42,9 @@ from tests.factories import (
 )
 
 TASKS = shipped_tasks()
+OPEN = load_task("digits-synthetic").model_copy(update={"pins": DataPins()})
+"""A task that pins no data, so that it takes what is made up here."""
+OPEN_TASKS = {(OPEN.name, OPEN.version): OPEN}
 
 
 @pytest.fixture
@@ -125,7 +136,8 @@ def test_another_entry_of_the_same_name_is_refused_and_left_alone(tmp_path, boar
     with pytest.raises(SnnbenchError, match="another --name"):
         add(runs, board)
     assert tree(board) == before
-    add(runs, board, cover={"name": "three"})
+    others = make_run_folders(tmp_path / "others", 3, model="rec-lif")
+    add(others, board, cover={"name": "three"})
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -155,6 +167,83 @@ def test_dirty_runs_make_a_provisional_row(tmp_path, board):
     verified = add(runs, board, provisional=True)
     assert verified.entry is not None
     assert verified.entry.provisional
+
+
+def test_gaps_in_the_seeds_are_refused_with_the_commands_that_fill_them(tmp_path, board):
+    runs = make_run_folders(tmp_path / "runs", 5, task=OPEN)
+    with pytest.raises(SnnbenchError) as caught:
+        add_entry([runs[1], runs[4]], board, OPEN_TASKS, cover={})
+    first, *commands = str(caught.value).splitlines()
+    assert first.startswith("seeds 1, 4 without 0, 2, 3: a row has all seeds from 0 on")
+    assert "--provisional" in first
+    assert [line.split()[:5] for line in commands] == [
+        ["snnbench", "train", "digits-synthetic", "ff-lif", "--set"]
+    ] * 3
+    assert [line.split("--seed ")[1] for line in commands] == ["0", "2", "3"]
+    assert tree(board) == {}
+    added = add_entry([runs[1], runs[4]], board, OPEN_TASKS, cover={}, provisional=True).verified
+    assert added.ok
+    assert added.entry is not None
+    assert added.entry.provisional
+
+
+def test_seeds_of_a_model_that_is_no_name_of_the_zoo_are_named_with_its_file(tmp_path, board):
+    with pytest.raises(SnnbenchError, match=r"\n  snnbench train hd mine\.toml --seed 0$"):
+        add([make_run_folder(tmp_path / "runs", seed=1, model="mine")], board)
+
+
+def test_runs_that_are_on_the_board_under_another_name_are_refused(tmp_path, board):
+    runs = make_run_folders(tmp_path / "runs", 3)
+    add(runs[:2], board)
+    before = tree(board)
+    again = "the same run, hd-ff-lif-seed0-.* is on this board already, as .*hd/ff-lif;"
+    with pytest.raises(SnnbenchError, match=again):
+        add(runs, board, cover={"name": "three"})
+    with pytest.raises(SnnbenchError, match=again):
+        add(runs[:1], board, cover={"name": "provisional"}, provisional=True)
+    assert tree(board) == before
+    assert not list(board.rglob(".*"))
+    add(runs, tmp_path / "another", cover={"name": "three"})  # a board of its own
+
+
+def renamed(run: Path, folder: Path, model: str) -> Path:
+    """The same run as one of a model of another name."""
+    record = read_record(run / "record.json")
+    model_spec = record.spec.model.model_copy(update={"name": model})
+    spec = record.spec.model_copy(update={"model": model_spec})
+    hidden = {"spec": spec, "run_id": spec.run_id, "checkpoint_sha256": sha256_of(model.encode())}
+    write_record(folder / "record.json", record.model_copy(update=hidden))
+    (folder / "predictions.npz").write_bytes((run / "predictions.npz").read_bytes())
+    return folder
+
+
+def test_the_same_predictions_are_found_under_the_name_of_another_model(tmp_path, board, capsys):
+    [run] = make_run_folders(tmp_path / "runs", 1)
+    [other] = make_run_folders(tmp_path / "others", 1, model="other")
+    copy = renamed(run, tmp_path / "copy", "ours")
+    first = add([run], board).folder
+    add([other], board)
+    with pytest.raises(SnnbenchError, match=rf"the same predictions, is on this board .* {first};"):
+        add([copy], board)
+    # somebody who puts it there by hand
+    elsewhere = add([copy], tmp_path / "elsewhere").folder
+    elsewhere.rename(board / "hd" / "ours")
+    assert snnbench("board", "verify", "--board", board) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert f"  {board}/hd/ff-lif/runs: the same predictions, is in hd/ours, too" in lines[1]
+    assert f"  {board}/hd/ours/runs: the same predictions, is in hd/ff-lif, too" in lines[-2]
+    assert lines[-1] == "1 of 3 entries verify"
+
+
+def test_seeds_with_gaps_verify_only_as_provisional(entry):
+    for file in ("runs/seed-1.json", "predictions/seed-1.npz"):
+        (entry / file).unlink()
+    sign(entry)
+    assert problems(entry) == "runs: seeds are 0 to n-1, all of them: 1 is missing"
+    sheet = (entry / "entry.toml").read_text()
+    (entry / "entry.toml").write_text(sheet.replace("provisional = false", "provisional = true"))
+    sign(entry)
+    assert problems(entry) == ""
 
 
 def test_an_edited_run_is_refused_with_its_own_path(tmp_path, board):
@@ -301,14 +390,14 @@ FORGED = [
     (("validation", "correct"), 201, "validation.correct is 201 of 200"),
     (("validation", "total"), 300, "validation.total is 300, the valid split has 200"),
     (("validation",), None, "validation is missing in a finished run"),
-    (("operations", "spikes", "hidden_1"), -1.0, "operations.spikes.hidden_1 is -1.0"),
+    (("operations", "spikes", "hidden1"), -1.0, "operations.spikes.hidden1 is -1.0"),
     (
         ("operations", "dense_macs"),
         float("inf"),
         "operations.dense_macs: input should be a finite number",
     ),
     (("chosen_epoch",), 13, "chosen_epoch 13 of epochs_run 12"),
-    (("epochs_run",), 51, "of epochs_run 51 of train.epochs 50"),
+    (("epochs_run",), 51, "of epochs_run 51 of train.epochs 12"),
     (("chosen_epoch",), 0, "chosen_epoch counts from 1"),
     (("status",), "diverged", "test must be null in a diverged run"),
     (("predictions_sha256",), "0" * 64, "predictions/seed-0.npz: sha256 is"),
@@ -353,13 +442,6 @@ def test_an_entry_in_another_folder_is_caught(entry, board):
     (board / "shd").mkdir()
     moved = moved.rename(board / "shd" / "ff-lif")
     assert "task is 'hd', the folder above is 'shd'" in problems(moved)
-
-
-def test_dropping_a_seed_needs_more_than_a_manifest_only_where_nothing_refers_to_it(entry):
-    # a missing seed cannot be seen from the entry alone; its predictions left behind can
-    (entry / "runs/seed-1.json").unlink()
-    sign(entry)
-    assert "predictions/seed-1.npz: belongs to no run" in problems(entry)
 
 
 def test_pins_are_compared_one_by_one(tmp_path):

@@ -27,6 +27,7 @@ from snnbench.leaderboards.chart import (
     pareto_front,
     row_marks,
 )
+from snnbench.leaderboards.commands import training_commands
 from snnbench.leaderboards.curves import LEVELS, Confusion, confusion_of, curves_of
 from snnbench.leaderboards.details import details_of, duration, short, size
 from snnbench.leaderboards.entries import shipped_tasks
@@ -172,12 +173,18 @@ def test_every_row_says_how_to_run_it_again(board):
     assert close.startswith("snnbench bench hd ff-lif ")
     assert "--set model.hidden='[256]'" in close
     assert close.endswith("--data hd.h5 --seeds 10")
-    assert [line.split()[-1] for line in rerun_commands(rows["evil"]).splitlines()] == ["0", "4"]
+    evil = rows["evil"].records[0].spec
     assert "--data" not in rerun_commands(rows["evil"])
+    assert rerun_commands(rows["evil"]).endswith(" --seeds 2")
+    gaps = training_commands(evil, [0, 4])
+    assert [line.split()[-1] for line in gaps.splitlines()] == ["0", "4"]
+    assert "--protocol" not in gaps
+    loso = evil.model_copy(update={"task": evil.task.model_copy(update={"protocol": "B"})})
+    assert " --protocol B " in training_commands(loso, [0])
 
 
 def test_boards_with_different_data_are_never_one_table(board, tmp_path):
-    runs = [make_run_folder(tmp_path / "other", n_samples=300, accuracy=1.0)]
+    runs = [make_run_folder(tmp_path / "other", n_samples=300, fingerprint="e" * 64)]
     grown = shutil.copytree(board, tmp_path / "grown")
     add_entry(runs, grown, shipped_tasks(), cover={"name": "fewer"})
     hd = [table for table in tables_of(grown) if table.task.name == "hd"]
@@ -245,7 +252,7 @@ def test_costs_are_those_of_the_records(board):
     assert set(marks["close"].costs) == set(COSTS)
     assert set(marks["weak"].costs) == {"spikes", "parameters"}, "no training time is told"
     assert rows["close"].training_s == marks["close"].costs["training"][1]
-    assert marks["close"].costs["parameters"] == (92160, 92160, 92160)
+    assert marks["close"].costs["parameters"] == (184320, 184320, 184320)
 
 
 def test_pareto_front_by_hand():
@@ -355,8 +362,8 @@ def test_details_leave_out_what_records_do_not_tell(board):
     assert told <= set(rows["close"]["cost"])
     assert not told & set(rows["weak"]["cost"])
     assert rows["weak"]["layers"] == {}
-    assert rows["close"]["layers"]["readout"].effective_macs == 1.5e5
-    assert rows["close"]["cost"]["size in memory"] == "360 KiB"
+    assert rows["close"]["layers"]["readout"].dense == 140 * 256 * 20
+    assert rows["close"]["cost"]["size in memory"] == "720 KiB"
 
 
 def test_numbers_as_people_say_them():

@@ -48,7 +48,7 @@ board_command.add_command(reproduce)
 @click.option(
     "--provisional",
     is_flag=True,
-    help="Accept runs from a checkout with uncommitted changes; the row gets no rank.",
+    help="Accept runs from a checkout with uncommitted changes, and gaps in the seeds; the row gets no rank.",
 )
 @json_option
 def add(
@@ -63,9 +63,9 @@ def add(
 ) -> None:
     """Make run folders, one per seed, a row of a leaderboard.
 
-    The runs must be of one task, model, training and data set. Nothing is added unless it verifies.
-    What `snnbench eval RUN... --corrupt` has written goes with them; add the same runs again to give it
-    to a row that is there already.
+    The runs must be of one task, model, training and data set, with seeds 0 to n-1, and on the board
+    under no other name. Nothing is added unless it verifies. What `snnbench eval RUN... --corrupt` has
+    written goes with them; add the same runs again to give it to a row that is there already.
 
     \b
     Example: snnbench board add ~/runs/hd-rec-lif-seed* --name rec-lif --authors "A. Turing"
@@ -103,7 +103,8 @@ def add(
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, board: Path | None, as_json: bool) -> None:
-    """Check every entry: no edited byte, and accuracies recounted from stored predictions.
+    """Check every entry: no edited byte, accuracies recounted from stored predictions, whatever else
+    follows from something else does, and no run stands twice.
 
     Exits with 1 and lists every problem if anything does not hold.
 
