@@ -51,6 +51,11 @@ ALLOWED = {
     # code that snnbench itself writes for numba, and the error of numba's own cache of it
     ("models/scan_numba.py", "exec"),
     ("models/scan_numba.py", "pickle"),
+    # jobs and their results between our own processes, never out of a file
+    ("snnbench/cluster.py", "pickle"),
+    ("snnbench/cluster.py", "pickle.loads"),
+    ("snnbench/cluster_dask.py", "pickle"),
+    ("snnbench/cluster_dask.py", "pickle.loads"),
 }
 
 
