@@ -642,7 +642,7 @@ def history_csv(history: list[EpochReport]) -> str:
 
 
 def activity_warnings(name: str, spikes: Tensor, n_steps: int) -> list[str]:
-    """Words for a layer with mostly dead units, or one that fires in most steps.
+    """Words for a layer most of whose units are dead, or a quarter of whose units fire in most steps.
 
     `spikes` are mean spikes per sample of every unit, shape (unit,).
     """
@@ -653,10 +653,14 @@ def activity_warnings(name: str, spikes: Tensor, n_steps: int) -> list[str]:
             f"{name}: {dead} of {len(spikes)} units are dead (below {DEAD_SPIKES_PER_SAMPLE} spikes"
             " per sample); raise model.input_gain or train.activity.lower_strength"
         )
-    if spikes.mean() > SATURATED_STEPS * n_steps:
+    saturated = int((spikes > SATURATED_STEPS * n_steps).sum())
+    # too large a gain drives the units with mostly positive weights into saturation and silences the
+    # others, so even a layer that is lost has hardly more than half of its units saturated
+    if saturated > len(spikes) / 4:
         warnings.append(
-            f"{name}: saturated, {float(spikes.mean()):.0f} spikes per unit and sample in {n_steps}"
-            " steps; lower model.input_gain or train.lr, or raise train.activity.upper_strength"
+            f"{name}: {saturated} of {len(spikes)} units are saturated (spikes in more than"
+            f" {SATURATED_STEPS:.0%} of the {n_steps} steps); lower model.input_gain or train.lr, or"
+            " raise train.activity.upper_strength"
         )
     return warnings
 

@@ -75,8 +75,8 @@ def test_a_diverged_seed_lowers_the_mean():
 @pytest.mark.parametrize(
     ("gain", "told", "remedy"),
     [
-        (1e-6, "are dead", "raise model.input_gain"),
-        (1e6, "saturated", "lower model.input_gain"),
+        (1e-6, "units are dead", "raise model.input_gain"),
+        (1e6, "units are saturated", "lower model.input_gain"),
     ],
 )
 def test_dead_and_saturated_layers_are_told_once(
