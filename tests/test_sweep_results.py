@@ -178,6 +178,20 @@ def test_plots_are_shown_in_mlflow(tmp_path: Path) -> None:
     assert {"pictures/history.svg", "pictures/history.png"} <= shown
 
 
+def test_a_sweep_ends_with_its_plots_in_mlflow(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    command = ("sweep", "run", *arguments(data), "--workers", 1, "--tracking-uri", store, "--json")
+    for trials, shown in ((1, False), (2, True)):  # one trial is nothing to draw
+        ran = snnbench(*command, "--trials", trials)
+        assert ran.code == 0, ran.err
+        name = strict_json(ran.out)["study"]
+        client = make_client(store)
+        experiment = client.get_experiment_by_name("hd").experiment_id
+        [parent] = client.search_runs([experiment], f"tags.`snnbench.parent` = '{name}'")
+        files = {f.path for f in client.list_artifacts(parent.info.run_id, "pictures")}
+        assert ("pictures/history.svg" in files) is shown
+
+
 def test_the_best_is_trained_with_fresh_seeds(data: Path, tmp_path: Path) -> None:  # noqa: F811
     space = ("--space", "model.dropout=0.0,0.3", "--space", "train.lr=1e-3:1e-1:log")
     assert (

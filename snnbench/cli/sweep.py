@@ -262,11 +262,26 @@ def run(
                 tracking_uri=tracking_uri,
                 elsewhere=elsewhere,
             )
+    if track:
+        _show_plots(study.name, studies_folder(out), storage, tracking_uri)
     if study.finished < trials:
         why = "time is up" if timeout is not None else "the grid is done"
         goes_on = "; the same command goes on" if timeout is not None else ""
         note(f"{why} after {study.finished} of {trials} trials{goes_on}")
     answer(as_json, study_facts(study), summary_text(study))
+
+
+def _show_plots(study: str, folder: Path, storage: str | None, tracking_uri: str | None) -> None:
+    """Put the plots of a study into MLflow, where it is shown."""
+    import tempfile
+
+    from snnbench.sweep_plots import save_study_figures, study_figures
+    from snnbench.sweep_tracking import show_pictures
+
+    figures = study_figures(folder, study, storage)
+    with tempfile.TemporaryDirectory() as pictures:
+        if figures:
+            show_pictures(study, save_study_figures(figures, Path(pictures)), tracking_uri)
 
 
 def elsewhere_device(device: str) -> str:
