@@ -129,7 +129,7 @@ def row_marks(rows: Sequence[Row]) -> list[Mark]:
                 (max(0.0, low), mean, min(100.0, high)),
                 {key: costs[key] for key in COSTS if key in costs and costs[key][1] > 0},
                 # two or three seeds, or a diverged one, can have an interval as long as the axis
-                sure=ranked and not row.n_diverged,
+                sure=row.standing != "unranked" and not row.n_diverged,
             )
         )
     fronts = {cost: pareto_front(marks, cost) for cost in COSTS}

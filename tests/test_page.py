@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from snnbench.leaderboards.render import page
+from tests.commands import ROOT
 from tests.page_board import LITERATURE, ROWS, make_board, tables_of
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -144,6 +145,20 @@ def test_page_loads_without_errors_and_asks_only_for_itself(chromium, address):
     ]
     assert address in asked, "nothing was logged"
     assert [url for url in asked if url != address and not url.startswith("data:")] == []
+    assert chromium.get_log("browser") == []
+
+
+@browser_needed
+def test_the_page_that_ships_loads_without_errors(chromium):
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+    chromium.get((ROOT / "leaderboards" / "index.html").as_uri())
+    tabs = chromium.find_elements("css selector", "[role=tab]")
+    assert len(tabs) > 4
+    for tab in tabs:
+        tab.click()
+        for cost in filter(seen, chromium.find_elements("css selector", "label:has([type=radio])")):
+            cost.click()
     assert chromium.get_log("browser") == []
 
 
