@@ -20,6 +20,7 @@ from snnbench.cluster import LOCAL, Failure, Wire, local_slots, open_cluster
 from snnbench.errors import SnnbenchError
 from snnbench.paths import write_bytes
 from snnbench.record import RunRecord
+from snnbench.run_lock import only_trainer
 from snnbench.seeding import resolve_device
 from snnbench.spec import RunSpec
 
@@ -86,26 +87,61 @@ def run_jobs(
             _run_elsewhere(missing, scheduler, on_epoch, on_batch, on_fetched)
     elif missing:
         workers = min(workers or local_slots(missing[0].device), len(missing))
-        if workers == 1:
-            for job in missing:
-                _run(job, partial(on_epoch, job.spec), partial(on_batch, job.spec), profile)
-        else:
-            with open_cluster(LOCAL, workers, missing[0].device) as cluster:
-                cluster.run(
-                    _run_in_worker,
-                    missing,
-                    heard=partial(_pass_on, on_epoch, on_batch),
-                    done=_raise_failure,
-                )
+        left = _run_here(missing, workers, False, on_epoch, on_batch, profile)
+        # what other processes were training; they have finished it, or were stopped
+        _run_here(left, workers, True, on_epoch, on_batch, profile)
     records = [finished_record(job.folder) for job in jobs]
     return [record for record in records if record is not None]
 
 
+def _run_here(
+    jobs: Sequence[Job],
+    workers: int,
+    wait: bool,
+    on_epoch: OnEpoch,
+    on_batch: OnBatch,
+    profile: NoProfile | None,
+) -> list[Job]:
+    """Run jobs, so many at a time; returns those that another process trains, where it is not to wait."""
+    left: list[Job] = []
+
+    def done(job: Job, outcome: Any) -> None:
+        _raise_failure(job, outcome)
+        if not outcome:
+            left.append(job)
+
+    if not jobs:
+        return left
+    if workers == 1:
+        for job in jobs:
+            ran = _run(job, wait, partial(on_epoch, job.spec), partial(on_batch, job.spec), profile)
+            done(job, ran)
+        return left
+    with open_cluster(LOCAL, workers, jobs[0].device) as cluster:
+        heard = partial(_pass_on, on_epoch, on_batch)
+        cluster.run(partial(_run_in_worker, wait=wait), jobs, heard=heard, done=done)
+    return left
+
+
 def _run(
     job: Job,
+    wait: bool,
     on_epoch: Callable[[EpochReport], None],
     on_batch: Callable[[BatchReport], None],
     profile: NoProfile | None = None,
+) -> bool:
+    """Finish a run, or see it finished; False where another process trains it and this one is not to wait."""
+    with only_trainer(job.folder, wait=wait) as mine:
+        if mine and finished_record(job.folder) is None:
+            _train(job, on_epoch, on_batch, profile)
+        return mine
+
+
+def _train(
+    job: Job,
+    on_epoch: Callable[[EpochReport], None],
+    on_batch: Callable[[BatchReport], None],
+    profile: NoProfile | None,
 ) -> None:
     from snnbench.data_prep.store import SpikeDataset
 
@@ -140,7 +176,11 @@ def _run_elsewhere(
 ) -> None:
     def done(job: Job, outcome: Any) -> None:
         _raise_failure(job, outcome)
-        write_run_folder(job.folder, outcome)
+        with only_trainer(job.folder, wait=True):
+            if (
+                finished_record(job.folder) is None
+            ):  # another command may have had it trained as well
+                write_run_folder(job.folder, outcome)
         on_fetched(job)
 
     with open_cluster(scheduler, device=jobs[0].device) as cluster:
@@ -181,7 +221,7 @@ def _raise_failure(job: Job, outcome: Any) -> None:
     raise outcome.error or SnnbenchError(outcome.message)
 
 
-def _run_in_worker(job: Job, wire: Wire) -> None:
+def _run_in_worker(job: Job, wire: Wire, *, wait: bool = True) -> bool:
     told_at = 0.0
 
     def on_batch(report: BatchReport) -> None:
@@ -190,7 +230,7 @@ def _run_in_worker(job: Job, wire: Wire) -> None:
             told_at = time.monotonic()
             wire.tell(("batch", report))
 
-    _run(job, lambda report: wire.tell(("epoch", report)), on_batch)
+    return _run(job, wait, lambda report: wire.tell(("epoch", report)), on_batch)
 
 
 def _run_and_fetch(job: Job, wire: Wire) -> dict[str, bytes]:
