@@ -1,4 +1,4 @@
-"""`kill -9` of a coordinator or its workers, and one command many times at once: nothing is lost or done twice."""
+"""`kill -9` of a coordinator or its workers, one command many times at once: nothing is lost or done twice."""
 
 from __future__ import annotations
 
