@@ -1,4 +1,4 @@
-"""`kill -9` of a coordinator or its workers, one command many times at once: nothing is lost or done twice."""
+"""Processes killed with `kill -9`, and one command many times at once: nothing is lost, nothing twice."""
 
 from __future__ import annotations
 
