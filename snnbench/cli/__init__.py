@@ -25,6 +25,7 @@ COMMANDS = {
     "track": ("track", "MLflow's view of runs: send what waits, show runs anew."),
     "board": ("board", "Add, verify, build and show leaderboards."),
     "reproduce": ("reproduce", "Published experiments, done again, with a verdict."),
+    "cluster": ("cluster", "Workers on other machines, from Slurm."),
     "export": ("export", "Networks as NIR graphs; cards of models and data sets."),
     "import": ("import_", "Networks from NIR graphs."),
     "env": ("env", "Versions, devices and folders of this installation."),
