@@ -14,12 +14,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from snnbench.cluster import LOCAL
 from snnbench.data_prep.encoders import encoder_of
 from snnbench.data_prep.encoding import Encoder
 from snnbench.data_prep.only_writer import only_writer, parts_folder
 from snnbench.data_prep.readers import READERS
 from snnbench.data_prep.recipe import Recipe, SplitSpec, sha256_text
-from snnbench.data_prep.shards import Job, Progress, Summary, make_shards, read_shard
+from snnbench.data_prep.shards import (
+    Job,
+    Progress,
+    Summary,
+    make_shards,
+    make_shards_elsewhere,
+    read_shard,
+)
 from snnbench.data_prep.sources import Recording
 from snnbench.data_prep.spikes import Sample
 from snnbench.data_prep.split import (
@@ -42,6 +50,7 @@ def convert(
     out: Path,
     *,
     workers: int,
+    scheduler: str = LOCAL,
     test_groups: Sequence[str] = (),
     valid_groups: Sequence[str] = (),
     partial: bool = False,
@@ -56,6 +65,8 @@ def convert(
     source : folder with the recordings; None for samples that are computed.
     out : file to write; appears whole at the end.
     workers : processes, at least 1. The result does not depend on it.
+    scheduler : `local`, or a Dask scheduler's address, whose workers then convert. They read the recordings
+        under the same paths.
     test_groups, valid_groups : replace the recipe's choice of held-out groups.
     partial : take what is there, though classes, listed recordings or a split are missing.
     progress : called before the first shard and after every one.
@@ -101,7 +112,10 @@ def convert(
         processing = resolved.processing_json(encoder.constants)
         jobs = _jobs(recordings, encoder, parts_folder(out), processing, hashes)
         encoder.prepare()
-        summary = make_shards(jobs, workers, progress)
+        if scheduler == LOCAL:
+            summary = make_shards(jobs, workers, progress)
+        else:
+            summary = make_shards_elsewhere(jobs, scheduler, progress)
         header = Header.of(resolved, processing, {r.group for r in recordings})
         with create(out, header) as writer:
             for split in SPLITS:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +17,7 @@ from snnbench.cluster import Failure, Wire, open_cluster
 from snnbench.data_prep.encoding import Encoder
 from snnbench.data_prep.sources import Recording
 from snnbench.errors import SnnbenchError
-from snnbench.paths import whole_file
+from snnbench.paths import file_sha256, whole_file, write_bytes
 
 
 class Progress(NamedTuple):
@@ -64,7 +67,54 @@ class Shard(NamedTuple):
 def make_shards(
     jobs: Sequence[Job], workers: int, progress: Callable[[Progress], None] | None
 ) -> Summary:
-    """Make the shards that are not there yet and report on all of them."""
+    """Make the shards that are not there yet, in so many processes, and report on all of them."""
+
+    def make(missing: Sequence[Job], finished: Callable[[Job], None]) -> None:
+        if min(workers, len(missing)) <= 1:
+            for job in missing:
+                _make_shard(job)
+                finished(job)
+            return
+        with open_cluster(workers=min(workers, len(missing))) as cluster:
+            cluster.run(_make_shard_in_worker, missing, done=partial(_done, finished))
+
+    return _make_missing(jobs, make, progress)
+
+
+def make_shards_elsewhere(
+    jobs: Sequence[Job], scheduler: str, progress: Callable[[Progress], None] | None
+) -> Summary:
+    """The same by the workers of a Dask cluster, which send what this process writes.
+
+    Raises
+    ------
+    SnnbenchError
+        As `make_shards`; or a worker has no such source file, or another one, under the same path.
+    """
+
+    def make(missing: Sequence[Job], finished: Callable[[Job], None]) -> None:
+        if not missing:
+            return
+        paths = {r.path for job in missing for r in job.recordings if r.path}
+        digests = {path: file_sha256(path) for path in paths}
+        packets = (_Packet.of(job, digests) for job in missing)
+
+        def done(packet: _Packet, outcome: Any) -> None:
+            if isinstance(outcome, bytes):
+                write_bytes(packet.job.path, outcome)
+            _done(finished, packet.job, outcome)
+
+        with open_cluster(scheduler) as cluster:
+            cluster.run(_send_shard, packets, done=done)
+
+    return _make_missing(jobs, make, progress)
+
+
+def _make_missing(
+    jobs: Sequence[Job],
+    make: Callable[[Sequence[Job], Callable[[Job], None]], None],
+    progress: Callable[[Progress], None] | None,
+) -> Summary:
     done = spikes = peak = resumed = 0
     audio_s = cpu_s = resumed_audio_s = 0.0
     total = sum(len(job.recordings) for job in jobs)
@@ -99,32 +149,21 @@ def make_shards(
             raise SnnbenchError(f"{job.path}: vanished after it was written")
         count(job, shard)
 
-    _run(missing, min(workers, max(1, len(missing))), finished)
+    make(missing, finished)
     return Summary(total, spikes, audio_s, cpu_s, peak)
 
 
-def _run(jobs: Sequence[Job], workers: int, finished: Callable[[Job], None]) -> None:
-    """Make all shards, in this process for one worker."""
-    if workers == 1:
-        for job in jobs:
-            _make_shard(job)
-            finished(job)
-        return
-
-    def done(job: Job, outcome: Any) -> None:
-        if not isinstance(outcome, Failure):
-            finished(job)
-        elif outcome.kind == "killed":
-            raise SnnbenchError(
-                "a conversion worker was killed (out of memory?) while it read"
-                f" {job.recordings[0].source_id} and what follows: {outcome.message}; finished parts are"
-                " kept, run again, perhaps with fewer --workers"
-            )
-        else:
-            raise outcome.error or SnnbenchError(outcome.message)
-
-    with open_cluster(workers=workers) as cluster:
-        cluster.run(_make_shard_in_worker, jobs, done=done)
+def _done(finished: Callable[[Job], None], job: Job, outcome: Any) -> None:
+    if not isinstance(outcome, Failure):
+        finished(job)
+    elif outcome.kind == "killed":
+        raise SnnbenchError(
+            "a conversion worker was killed (out of memory?) while it read"
+            f" {job.recordings[0].source_id} and what follows: {outcome.message}; finished parts are"
+            " kept, run again, perhaps with fewer --workers"
+        )
+    else:
+        raise outcome.error or SnnbenchError(outcome.message)
 
 
 def _make_shard_in_worker(job: Job, wire: Wire) -> None:
@@ -132,6 +171,12 @@ def _make_shard_in_worker(job: Job, wire: Wire) -> None:
 
 
 def _make_shard(job: Job) -> None:
+    shard = _encoded(job)
+    with whole_file(job.path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **shard._asdict())
+
+
+def _encoded(job: Job) -> Shard:
     import resource
     import time
 
@@ -143,7 +188,7 @@ def _make_shard(job: Job) -> None:
         units.append(encoded.units)
         offsets.append(offsets[-1] + len(encoded.times))
         audio_s += encoded.audio_s
-    shard = Shard(
+    return Shard(
         times=np.concatenate(times),
         units=np.concatenate(units),
         offsets=np.array(offsets),
@@ -151,8 +196,50 @@ def _make_shard(job: Job) -> None:
         cpu_s=np.array(time.process_time() - started),
         peak_bytes=np.array(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
     )
-    with whole_file(job.path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **shard._asdict())
+
+
+@dataclass(frozen=True)
+class _Packet:
+    """A shard to make on another machine, and what its source files must hold there."""
+
+    job: Job
+    digests: dict[Path, str]
+    """sha256 of each."""
+
+    @classmethod
+    def of(cls, job: Job, digests: Mapping[Path, str]) -> _Packet:
+        # absolute, because a worker has another working directory
+        recordings = tuple(r._replace(path=r.path and r.path.absolute()) for r in job.recordings)
+        needed = {r.path for r in job.recordings if r.path}
+        return cls(
+            replace(job, recordings=recordings),
+            {path.absolute(): digests[path] for path in needed},
+        )
+
+
+def _send_shard(packet: _Packet, wire: Wire) -> bytes:
+    """What another machine does: the shard as the bytes of its file."""
+    for path, digest in packet.digests.items():
+        _require_source(path, digest)
+    packet.job.encode.prepare()
+    content = io.BytesIO()
+    np.savez(content, **_encoded(packet.job)._asdict())
+    return content.getvalue()
+
+
+@lru_cache(maxsize=8)  # a file of many samples is read by many shards
+def _require_source(path: Path, digest: str) -> None:
+    host = platform.node()
+    if not path.is_file():
+        raise SnnbenchError(
+            f"host {host}: {path} is not there; the source folder must be on every worker, under the"
+            " same path"
+        )
+    if (found := file_sha256(path)) != digest:
+        raise SnnbenchError(
+            f"host {host}: {path} is another file than on the machine that asks: sha256"
+            f" {found[:12]}, wanted {digest[:12]}"
+        )
 
 
 def read_shard(job: Job) -> Shard | None:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from snnbench.errors import SnnbenchError
@@ -90,6 +90,27 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     """Write `data` to `path`, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """Contents of all files of a folder, by path relative to it."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes], *, last: str) -> None:
+    """Write what `read_folder` has read on another machine; the file `last` tells that all are there.
+
+    Raises
+    ------
+    SnnbenchError
+        A name that leads out of the folder.
+    """
+    for name in sorted(files, key=lambda name: name == last):
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise SnnbenchError(f"{folder}: a worker sent the file {name!r}, which lies outside")
+        write_bytes(path, files[name])
 
 
 def file_sha256(path: Path | str) -> str:

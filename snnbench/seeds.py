@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from snnbench.bench import RECORD_FILE, finished_record, run_seed
 from snnbench.cluster import LOCAL, Failure, Wire, local_slots, open_cluster
 from snnbench.errors import SnnbenchError
-from snnbench.paths import write_bytes
+from snnbench.paths import read_folder, write_folder
 from snnbench.record import RunRecord
 from snnbench.run_lock import only_trainer
 from snnbench.seeding import resolve_device
@@ -180,26 +180,12 @@ def _run_elsewhere(
             if (
                 finished_record(job.folder) is None
             ):  # another command may have had it trained as well
-                write_run_folder(job.folder, outcome)
+                write_folder(job.folder, outcome, last=RECORD_FILE)
         on_fetched(job)
 
     with open_cluster(scheduler, device=jobs[0].device) as cluster:
         heard = partial(_pass_on, on_epoch, on_batch)
         cluster.run(_run_and_fetch, jobs, heard=heard, done=done)
-
-
-def write_run_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a run folder that was made elsewhere, the record last: with a record a folder is finished.
-
-    Parameters
-    ----------
-    files : contents by name relative to the folder.
-    """
-    for name in sorted(files, key=lambda name: name == RECORD_FILE):
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise SnnbenchError(f"{folder}: a worker sent the file {name!r}, which lies outside")
-        write_bytes(path, files[name])
 
 
 def _pass_on(
@@ -244,8 +230,4 @@ def _run_and_fetch(job: Job, wire: Wire) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory(prefix="snnbench-") as folder:
         there = replace(job, folder=Path(folder) / job.folder.name, data=data, track=False)
         _run_in_worker(there, wire)
-        return {
-            str(path.relative_to(there.folder)): path.read_bytes()
-            for path in there.folder.rglob("*")
-            if path.is_file()
-        }
+        return read_folder(there.folder)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from snnbench.cluster import Wire, open_cluster
+from snnbench.data_prep.encoding import Encoded, Encoder
+from snnbench.data_prep.sources import Recording
 from snnbench.errors import SnnbenchError
 
 
@@ -31,6 +35,37 @@ def square(number: int, wire: Wire) -> int:
 def own_pid(number: int, wire: Wire) -> int:
     wire.tell(number)
     return os.getpid()
+
+
+@dataclass(frozen=True)
+class DiesOnce:
+    """An encoder that kills its process the first time it is used anywhere."""
+
+    encoder: Encoder
+    mark: Path
+    per_shard: ClassVar[int] = 500
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        return self.encoder.constants
+
+    def prepare(self) -> None:
+        self.encoder.prepare()
+
+    def __call__(self, recording: Recording) -> Encoded:
+        try:
+            self.mark.touch(exist_ok=False)
+        except FileExistsError:
+            return self.encoder(recording)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def needs_file(arguments: Mapping[str, Any], report: object, scratch: Path) -> dict[str, Any]:
+    """The work of a study's job."""
+    if not Path(arguments["path"]).exists():
+        raise SnnbenchError(f"{arguments['path']}: not there")
+    return {}
 
 
 def fails_at_two(number: int, wire: Wire) -> int:

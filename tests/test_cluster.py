@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 import torch
 
-from snnbench import cluster_dask, seeds
+from snnbench import cluster_dask, paths
 from snnbench.cluster import Cluster, Failure, _LocalCluster, _one_gpu, open_cluster
 from snnbench.data_prep.locate import locate_data
 from snnbench.data_prep.store import SpikeDataset
 from snnbench.errors import SnnbenchError
-from snnbench.paths import write_bytes
-from snnbench.seeds import run_jobs, write_run_folder
+from snnbench.paths import read_folder, write_bytes, write_folder
+from snnbench.seeds import run_jobs
 from snnbench.study_store import Study, read_study
 from snnbench.sweep import Progress, Sweep, make_sweep, run_sweep
 from snnbench.sweep_cluster import run_trials
@@ -457,7 +457,7 @@ def test_data_is_found_by_fingerprint_only(data: Path, tmp_path: Path):
     assert locate_data(data, fingerprint) == data
 
 
-def test_a_run_folder_is_finished_when_all_of_it_is_there(
+def test_a_folder_is_finished_when_all_of_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     files = {"record.json": b"{}", "a": b"1", "pictures/z.png": b"2"}
@@ -467,10 +467,10 @@ def test_a_run_folder_is_finished_when_all_of_it_is_there(
         order.append(path)
         write_bytes(path, content)
 
-    monkeypatch.setattr(seeds, "write_bytes", written)
-    write_run_folder(tmp_path / "run", files)
+    monkeypatch.setattr(paths, "write_bytes", written)
+    write_folder(tmp_path / "run", files, last="record.json")
     assert order[-1] == tmp_path / "run" / "record.json"
-    assert (tmp_path / "run" / "pictures" / "z.png").read_bytes() == b"2"
+    assert read_folder(tmp_path / "run") == files
     with pytest.raises(SnnbenchError, match="lies outside"):
-        write_run_folder(tmp_path / "run", {"../b": b""})
+        write_folder(tmp_path / "run", {"../b": b""}, last="record.json")
     assert not (tmp_path / "b").exists()

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
+from snnbench.errors import UsageError
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -41,6 +43,16 @@ def tracking_uri_option(command: Command) -> Command:
     )(command)
 
 
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="local|tcp://HOST:PORT",
+    default="local",
+    show_default=True,
+    help="Where it is computed: in processes here, or by the workers of a running Dask scheduler"
+    " (docs/scale.md).",
+)
+
+
 def set_option(command: Command) -> Command:
     """Add `--set KEY=VALUE`, passed on as the tuple `assignments`."""
     return click.option(
@@ -50,6 +62,18 @@ def set_option(command: Command) -> Command:
         metavar="KEY=VALUE",
         help="Override a key of the specification, for example --set train.lr=1e-3. May be repeated.",
     )(command)
+
+
+def is_local(scheduler: str, workers: int | None) -> bool:
+    """Whether `--scheduler` means this machine; UsageError where it means nothing, or not with --workers."""
+    from snnbench.cluster import LOCAL, check_scheduler
+
+    check_scheduler(scheduler)
+    if scheduler != LOCAL and workers:
+        raise UsageError(
+            f"--workers: a Dask cluster has the workers it has; leave it out with --scheduler {scheduler}"
+        )
+    return scheduler == LOCAL
 
 
 def answer(as_json: bool, data: Any, text: Any) -> None:

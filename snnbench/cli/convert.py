@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snnbench.cli.common import json_option, note, progress_bar
+from snnbench.cli.common import is_local, json_option, note, progress_bar, scheduler_option
 from snnbench.errors import SnnbenchError, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ workers_option = click.option(
 @click.command("get")
 @click.argument("name")
 @workers_option
+@scheduler_option
 @click.option("--offline", is_flag=True, help="Open no connection; what is missing is an error.")
 @click.option(
     "--mirror",
@@ -38,6 +39,7 @@ workers_option = click.option(
 def get(
     name: str,
     workers: int | None,
+    scheduler: str,
     offline: bool,
     mirrors: tuple[str, ...],
     keep_archives: bool,
@@ -60,6 +62,7 @@ def get(
     from snnbench.paths import dataset_path
     from snnbench.paths import offline as always_offline
 
+    is_local(scheduler, workers)
     recipe, offline = load_recipe(name), offline or always_offline()
     out = dataset_path(recipe.name)
     if out.is_file() and not force:
@@ -69,7 +72,7 @@ def get(
         source = None
         if recipe.source.kind not in GENERATED:
             source = download(recipe, mirrors, offline=offline, keep_archives=keep_archives)
-        make(recipe, source, out, workers)
+        make(recipe, source, out, workers, scheduler=scheduler)
     show_file(out, as_json)
 
 
@@ -78,6 +81,7 @@ def get(
 @click.option("--source", type=click.Path(path_type=Path), help="Folder with the source files.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; default: data folder.")
 @workers_option
+@scheduler_option
 @click.option("--test-groups", help="Speakers to hold out for test, for example 04,05.")
 @click.option("--valid-groups", help="Speakers to hold out for validation, for example 08,09.")
 @click.option("--name", "new_name", help="Name of the data set in the file; default: the recipe's.")
@@ -95,6 +99,7 @@ def convert(
     source: Path | None,
     out: Path | None,
     workers: int | None,
+    scheduler: str,
     test_groups: str | None,
     valid_groups: str | None,
     new_name: str | None,
@@ -118,6 +123,7 @@ def convert(
     from snnbench.data_prep.recipe import load_recipe
     from snnbench.paths import dataset_path
 
+    is_local(scheduler, workers)
     recipe = adapted(load_recipe(name), new_name, preset, duplicates)
     out = out or dataset_path(recipe.name)
     if out.is_dir():
@@ -134,6 +140,7 @@ def convert(
         source,
         out,
         workers,
+        scheduler=scheduler,
         test_groups=group_names(test_groups),
         valid_groups=group_names(valid_groups),
         partial=partial,
@@ -189,7 +196,13 @@ def download(
 
 
 def make(
-    recipe: Recipe, source: Path | None, out: Path, workers: int | None, **choices: Any
+    recipe: Recipe,
+    source: Path | None,
+    out: Path,
+    workers: int | None,
+    *,
+    scheduler: str,
+    **choices: Any,
 ) -> None:
     """Write the file `out` from the source files, or from nothing where the data are made here.
 
@@ -204,9 +217,9 @@ def make(
         with only_writer(out), progress_bar("reading", "sample") as update:
             import_published(recipe, source, out, progress=update, **choices)
     elif source is None and recipe.source.kind == "espeak-digits":
-        make_synthetic(recipe, out, workers, **choices)
+        make_synthetic(recipe, out, workers, scheduler=scheduler, **choices)
     else:
-        convert_with_progress(recipe, source, out, workers, **choices)
+        convert_with_progress(recipe, source, out, workers, scheduler=scheduler, **choices)
 
 
 def make_synthetic(recipe: Recipe, out: Path, workers: int | None, **choices: Any) -> Summary:

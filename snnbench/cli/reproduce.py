@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from snnbench.cli.common import answer, json_option, note, progress_bar, table
+from snnbench.cli.common import (
+    answer,
+    is_local,
+    json_option,
+    note,
+    progress_bar,
+    scheduler_option,
+    table,
+)
 from snnbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,6 +119,7 @@ def show(name: str, out: Path | None, as_json: bool) -> None:
 )
 @click.option("--trial", is_flag=True, help="A quick look: everything small, nothing judged.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; default: one per core.")
+@scheduler_option
 @json_option
 def run(
     name: str,
@@ -121,6 +130,7 @@ def run(
     assignments: tuple[str, ...],
     trial: bool,
     workers: int | None,
+    scheduler: str,
     as_json: bool,
 ) -> None:
     """Do a study: report (JSON), figure (PNG and SVG), and a sentence with the verdict.
@@ -136,6 +146,7 @@ def run(
     from snnbench.studies.runner import run_study
     from snnbench.studies.study import load_study, with_settings
 
+    is_local(scheduler, workers)
     study = load_study(name)
     settings = dict(_assignment(text) for text in assignments)
     if image:
@@ -152,6 +163,7 @@ def run(
             workers=workers or len(os.sched_getaffinity(0)),
             on_progress=lambda done, total: update(round(done, 2), total),
             trial=trial,
+            scheduler=scheduler,
         )
     for path in outcome.files:
         note(str(path))

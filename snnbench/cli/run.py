@@ -13,9 +13,11 @@ import click
 
 from snnbench.cli.common import (
     answer,
+    is_local,
     json_option,
     note,
     progress_bar,
+    scheduler_option,
     set_option,
     table,
     tracking_uri_option,
@@ -56,14 +58,6 @@ runs_option = click.option(
 )
 workers_option = click.option(
     "--workers", type=click.IntRange(1), help="Seeds at a time; default: one per core, or per GPU."
-)
-scheduler_option = click.option(
-    "--scheduler",
-    metavar="local|tcp://HOST:PORT",
-    default="local",
-    show_default=True,
-    help="Where it is computed: in processes here, or by the workers of a running Dask scheduler"
-    " (docs/scale.md).",
 )
 protocol_option = click.option(
     "--protocol",
@@ -239,18 +233,6 @@ def bench_command(
     folders = [runs_folder(out) / spec.run_id for spec in specs]
     facts = [record_facts(r, f) for r, f in zip(records, folders, strict=True)]
     answer(as_json, {"runs": facts, **summary_facts(records)}, bench_text(records, folders))
-
-
-def is_local(scheduler: str, workers: int | None) -> bool:
-    """Whether `--scheduler` means this machine; UsageError where it means nothing, or not with --workers."""
-    from snnbench.cluster import LOCAL, check_scheduler
-
-    check_scheduler(scheduler)
-    if scheduler != LOCAL and workers:
-        raise UsageError(
-            f"--workers: a Dask cluster has the workers it has; leave it out with --scheduler {scheduler}"
-        )
-    return scheduler == LOCAL
 
 
 @click.command("eval")

@@ -13,9 +13,11 @@ import click
 
 from snnbench.cli.common import (
     answer,
+    is_local,
     json_option,
     note,
     progress_bar,
+    scheduler_option,
     set_option,
     tracking_uri_option,
 )
@@ -23,12 +25,10 @@ from snnbench.cli.run import (
     bench_text,
     data_option,
     device_option,
-    is_local,
     opened_data,
     record_facts,
     run_seeds,
     runs_folder,
-    scheduler_option,
     summary_facts,
     track_option,
     workers_option,

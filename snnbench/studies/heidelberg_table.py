@@ -81,13 +81,16 @@ def jobs(p: Parameters, seeds: Sequence[int], data: Data) -> list[Job]:
 def train(a: Mapping[str, Any], report: Report, scratch: Path) -> dict[str, Any]:
     """One seed of a model, trained and tested. Its run folder, with the record, stays beside `scratch`."""
     from snnbench.bench import check_data, finished_record, run_seed
+    from snnbench.data_prep.locate import locate_data
     from snnbench.data_prep.store import SpikeDataset
     from snnbench.seeding import resolve_device
     from snnbench.tracking import NullTracker
     from snnbench.train import BatchReport, engine_for
 
     path = Path(a["file"]) if "file" in a else scratch.with_name("randman.h5")
-    if a["task"] != "hd":
+    if a["task"] == "hd":
+        path = locate_data(path, a["fingerprint"])
+    else:
         _generated(path, _small_manifolds if a["task"] == "randman" else _synthetic_digits)
     with SpikeDataset.open(path) as dataset:
         spec = run_spec(a, dataset.fingerprint)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snnbench.cluster import Failure, Wire, open_cluster
+from snnbench.cluster import LOCAL, Cluster, Failure, Wire, Work, open_cluster
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import summarise
-from snnbench.paths import write_text
+from snnbench.paths import read_folder, write_folder, write_text
 from snnbench.studies.study import Data, Job, Report, Study, Verdict
 
 PARTS = "parts"
@@ -45,6 +47,7 @@ def run_study(
     workers: int,
     on_progress: Callable[[float, int], None],
     trial: bool = False,
+    scheduler: str = LOCAL,
 ) -> Outcome:
     """Do what is not done yet, and write `NAME.json`, `NAME.png`, `NAME.svg` and what else the study draws.
 
@@ -54,6 +57,8 @@ def run_study(
     workers : processes; 1 works in this one.
     on_progress : on_progress(jobs done, with fractions; jobs in all).
     trial : the verdict is withheld: parameters are those of a quick look.
+    scheduler : `local`, or a Dask scheduler's address, whose workers then do the jobs. Published data are
+        there under the same paths, or a data file by its fingerprint.
 
     Raises
     ------
@@ -71,12 +76,17 @@ def run_study(
     def progress(done: float) -> None:
         on_progress(done_before + done, len(jobs))
 
-    if min(workers, len(missing)) <= 1:
+    if scheduler != LOCAL:
+        if missing:
+            with open_cluster(scheduler) as cluster:
+                _side_by_side(cluster, _do_and_send, missing, progress)
+    elif min(workers, len(missing)) <= 1:
         for k, (job, path) in enumerate(missing):
             _do(job, path, partial(_part_of, progress, k))
             progress(k + 1)
     else:
-        _side_by_side(missing, workers, progress)
+        with open_cluster(workers=min(workers, len(missing))) as cluster:
+            _side_by_side(cluster, _do_in_worker, missing, progress)
     results = [(j, _kept(p) or {}) for j, p in zip(jobs, paths, strict=True)]
     numbers = study.summarise(parameters, results)
     changed = parameters != study.parameters
@@ -182,7 +192,10 @@ def _do(job: Job, path: Path, report: Report) -> None:
 
 
 def _side_by_side(
-    missing: Sequence[tuple[Job, Path]], workers: int, progress: Callable[[float], None]
+    cluster: Cluster[Any],
+    work: Work,
+    missing: Sequence[tuple[Job, Path]],
+    progress: Callable[[float], None],
 ) -> None:
     fractions: dict[str, float] = {}
 
@@ -198,14 +211,30 @@ def _side_by_side(
                     " is done is kept, run the same command again, perhaps with fewer --workers"
                 )
             raise outcome.error or SnnbenchError(outcome.message)
+        if outcome is not None:
+            write_folder(piece[1].parent, outcome, last=piece[1].name)
         heard(piece, 1.0)
 
-    with open_cluster(workers=min(workers, len(missing))) as cluster:
-        cluster.run(_do_in_worker, missing, heard=heard, done=done)
+    cluster.run(work, missing, heard=heard, done=done)
 
 
 def _do_in_worker(piece: tuple[Job, Path], wire: Wire) -> None:
     job, path = piece
+    _do(job, path, _reporter(wire))
+
+
+def _do_and_send(piece: tuple[Job, Path], wire: Wire) -> dict[str, bytes]:
+    """What another machine does: the result's file, and what else the job has left beside it."""
+    job, path = piece
+    with tempfile.TemporaryDirectory(prefix="snnbench-") as folder:
+        try:
+            _do(job, Path(folder) / path.name, _reporter(wire))
+        except SnnbenchError as error:
+            raise SnnbenchError(f"host {platform.node()}: {error}") from error
+        return read_folder(Path(folder))
+
+
+def _reporter(wire: Wire) -> Report:
     told_at = 0.0
 
     def report(fraction: float) -> None:
@@ -214,7 +243,7 @@ def _do_in_worker(piece: tuple[Job, Path], wire: Wire) -> None:
             told_at = time.monotonic()
             wire.tell(fraction)
 
-    _do(job, path, report)
+    return report
 
 
 def _part_of(progress: Callable[[float], None], before: int, fraction: float) -> None:
