@@ -4,11 +4,12 @@ A small layer leaves most of a GPU idle, and a step of a small network is bound 
 it. So the scans of all networks are one (`snnbench.models.scan_replicas`). All else a network does alone, as
 in a pass of its own: the products with its input, delays, convolutions and normalisations, and its logits.
 
-    drive of each -> stacked, (replica, time, batch, unit) -> scan of all -> apart again -> drive of each -> ...
+    drive of each -> (replica, time, batch, unit) -> scan of all -> apart again -> drive of each -> ...
 
-Stacking and taking apart are differentiable, and no weight is in two networks: the backward pass of the sum of
-all losses gives each the gradient that it would have alone. With the engine `reference` it is the same one to
-the bit. On a GPU products of stacked matrices may be cut up otherwise than those of one, and round otherwise.
+Stacking and taking apart are differentiable, and no weight is in two networks: the backward pass of the sum
+of all losses gives each the gradient that it would have alone. With the engine `reference` it is the same to
+the bit. On a GPU products of stacked matrices may be cut up otherwise than those of one, and so round
+otherwise.
 """
 
 from __future__ import annotations

@@ -430,9 +430,14 @@ def free_memory(device: torch.device) -> int:
 
 
 def require_memory(
-    estimate: MemoryEstimate, spec: RunSpec, device: torch.device, *, at_once: int = 1
+    estimate: MemoryEstimate,
+    spec: RunSpec,
+    device: torch.device,
+    *,
+    at_once: int = 1,
+    stacked: bool = False,
 ) -> None:
-    """Refuse a run that will not fit.
+    """Refuse a run that will not fit, or `at_once` of them; `stacked` where some share a process.
 
     Raises
     ------
@@ -449,7 +454,7 @@ def require_memory(
         some = max(1, round(spec.n_steps**0.5))
         advice.insert(1, f"--set train.recompute_steps={some}")
     if at_once > 1:
-        advice.insert(0, "fewer --workers")
+        advice.insert(0, "a smaller --stack" if stacked else "fewer --workers")
     raise OutOfMemory(
         f"{what}: training takes about {estimate}{each}, but {size_text(free)} are free on"
         f" {device.type}; take {', '.join(advice[:-1])} or {advice[-1]}"

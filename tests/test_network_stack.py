@@ -20,6 +20,7 @@ from tests.toy_spikes import small, toy_split
 
 SPLIT = toy_split(24, seed=1)
 SEEDS = (0, 1, 2)
+CPU = torch.device("cpu")
 ZOO = ["ff-lif-2", "rec-lif", "het-rec-lif", "se-adlif", "delay-lif", "conv-adlif"]
 
 needs_triton = pytest.mark.usefixtures("interpreter")
@@ -82,7 +83,7 @@ def assert_as_if_alone(
     engine: Engine = "reference",
     *,
     sizes: tuple[int, ...] = (6, 6, 6),
-    device: torch.device = torch.device("cpu"),
+    device: torch.device = CPU,
     tolerance: float = 0.0,
 ) -> None:
     given: dict[str, Any] = {"engine": engine, "sizes": sizes, "device": device}
@@ -137,14 +138,13 @@ def test_a_stack_on_a_gpu_agrees_with_single_networks(model: str):
 
 
 def test_what_cannot_be_stacked_is_told():
-    cpu = torch.device("cpu")
-    lstm = networks_of(zoo_spec("lstm"), "reference", cpu)
+    lstm = networks_of(zoo_spec("lstm"), "reference", CPU)
     spec = zoo_spec("ff-lif")
-    assert why_not_stacked(networks_of(spec, "reference", cpu)[0], "triton") is None
+    assert why_not_stacked(networks_of(spec, "reference", CPU)[0], "triton") is None
     for networks, says in (
         (lstm, "do not spike"),
-        (networks_of(spec, "cpp", cpu), "engine cpp computes one"),
-        (networks_of(zoo_spec("ff-lif", train__recompute_steps=5), "reference", cpu), "recompute"),
+        (networks_of(spec, "cpp", CPU), "engine cpp computes one"),
+        (networks_of(zoo_spec("ff-lif", train__recompute_steps=5), "reference", CPU), "recompute"),
     ):
         with pytest.raises(SnnbenchError, match=says):
-            forward_together(networks, batches_of(spec, cpu, (4, 4, 4)), [None] * 3)
+            forward_together(networks, batches_of(spec, CPU, (4, 4, 4)), [None] * 3)

@@ -385,7 +385,9 @@ def test_dead_and_saturated_layers_are_told(tmp_path: Path):
     assert "16 of 16 units are dead" in reports[0].warnings[0]
     spikes = torch.tensor([50.0, 51.0, 51.0, 1.0, 1.0])
     told = activity_warnings("hidden1", spikes, n_steps=100)[0]
-    assert told.startswith("hidden1: 2 of 5 units are saturated (spikes in more than 50% of the 100")
+    assert told.startswith(
+        "hidden1: 2 of 5 units are saturated (spikes in more than 50% of the 100"
+    )
     # exactly a quarter of the units may be saturated
     assert activity_warnings("hidden1", spikes[[0, 1, 3, 4]], n_steps=100) == []
     # exactly half of the units may be dead
