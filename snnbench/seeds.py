@@ -1,8 +1,9 @@
 """Several seeds of one model: those that are finished are taken as they are, the others run side by side.
 
 On a CPU every run computes in one thread (see `snnbench.seeding.deterministic`), so cores are put to use
-by running seeds in processes of their own, here or on a Dask cluster (`snnbench.cluster`). The result of
-a seed does not depend on its neighbours.
+by running seeds in processes of their own, here or on a Dask cluster (`snnbench.cluster`). On a GPU a process
+trains a stack of them at once (`snnbench.stacks`). The result of a seed does not depend on its neighbours,
+but for rounding in a stack on a GPU.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnbench.bench import RECORD_FILE, finished_record, run_seed
+from snnbench.bench import RECORD_FILE, Seed, finished_record, run_seed, run_stack
 from snnbench.cluster import LOCAL, Failure, Wire, local_slots, open_cluster
 from snnbench.errors import SnnbenchError
 from snnbench.paths import write_bytes
 from snnbench.record import RunRecord
 from snnbench.seeding import resolve_device
 from snnbench.spec import RunSpec
+from snnbench.stacks import split_evenly
 
 if TYPE_CHECKING:
     from snnbench.models.engines import Engine
@@ -60,6 +63,7 @@ def run_jobs(
     profile: NoProfile | None = None,
     scheduler: str = LOCAL,
     on_fetched: Callable[[Job], None] = lambda job: None,
+    stack: int = 1,
 ) -> list[RunRecord]:
     """Records of all jobs, in their order; only those without a record run, several at a time.
 
@@ -73,6 +77,8 @@ def run_jobs(
     scheduler : `local` or a Dask scheduler's address. Its workers train in temporary folders and track
         nothing.
     on_fetched : called after a run folder of a Dask worker was written here.
+    stack : the most seeds that a local process trains at once; with more than 1 all jobs are of one model,
+        and `profile` is not asked.
 
     Raises
     ------
@@ -86,14 +92,15 @@ def run_jobs(
             _run_elsewhere(missing, scheduler, on_epoch, on_batch, on_fetched)
     elif missing:
         workers = min(workers or local_slots(missing[0].device), len(missing))
+        stacks = stacks_of(missing, most=stack, processes=workers)
         if workers == 1:
-            for job in missing:
-                _run(job, partial(on_epoch, job.spec), partial(on_batch, job.spec), profile)
+            for jobs_at_once in stacks:
+                _run(jobs_at_once, on_epoch, on_batch, profile)
         else:
             with open_cluster(LOCAL, workers, missing[0].device) as cluster:
                 cluster.run(
                     _run_in_worker,
-                    missing,
+                    stacks,
                     heard=partial(_pass_on, on_epoch, on_batch),
                     done=_raise_failure,
                 )
@@ -101,27 +108,46 @@ def run_jobs(
     return [record for record in records if record is not None]
 
 
+def stacks_of(jobs: Sequence[Job], *, most: int, processes: int) -> list[tuple[Job, ...]]:
+    """Jobs that a process does at once; those that were begun by several engines stay apart."""
+    by_engine: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_engine.setdefault(job.engine, []).append(job)
+    return [
+        stack
+        for alike in by_engine.values()
+        for stack in split_evenly(alike, most=most, processes=processes)
+    ]
+
+
 def _run(
-    job: Job,
-    on_epoch: Callable[[EpochReport], None],
-    on_batch: Callable[[BatchReport], None],
-    profile: NoProfile | None = None,
+    jobs: Sequence[Job], on_epoch: OnEpoch, on_batch: OnBatch, profile: NoProfile | None = None
 ) -> None:
+    """Train one seed, or several at once."""
     from snnbench.data_prep.store import SpikeDataset
 
-    with SpikeDataset.open(job.data) as dataset, _tracker(job) as tracker:
+    first = jobs[0]
+    options: dict[str, Any] = {
+        "device": resolve_device(first.device),
+        "resume": True,
+        "tuning_trials": first.tuning_trials,
+        "engine": first.engine,
+    }
+    with SpikeDataset.open(first.data) as dataset, ExitStack() as trackers:
+        seeds = [Seed(job.spec, job.folder, trackers.enter_context(_tracker(job))) for job in jobs]
+        if len(seeds) > 1:
+            run_stack(seeds, dataset, on_epoch=on_epoch, on_batch=on_batch, **options)
+            return
+        [(spec, folder, tracker)] = seeds
         run_seed(
-            job.spec,
+            spec,
             dataset,
-            folder=job.folder,
-            device=resolve_device(job.device),
+            folder=folder,
             tracker=tracker,
-            on_epoch=on_epoch,
-            on_batch=on_batch,
-            resume=True,
-            tuning_trials=job.tuning_trials,
-            engine=job.engine,
+            on_epoch=partial(on_epoch, spec),
+            on_batch=partial(on_batch, spec),
             profile=profile,
+            **options,
         )
 
 
@@ -139,12 +165,15 @@ def _run_elsewhere(
     on_fetched: Callable[[Job], None],
 ) -> None:
     def done(job: Job, outcome: Any) -> None:
-        _raise_failure(job, outcome)
+        _raise_failure((job,), outcome)
         write_run_folder(job.folder, outcome)
         on_fetched(job)
 
     with open_cluster(scheduler, device=jobs[0].device) as cluster:
-        heard = partial(_pass_on, on_epoch, on_batch)
+
+        def heard(job: Job, report: _Report) -> None:
+            _pass_on(on_epoch, on_batch, (job,), report)
+
         cluster.run(_run_and_fetch, jobs, heard=heard, done=done)
 
 
@@ -162,35 +191,46 @@ def write_run_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         write_bytes(path, files[name])
 
 
-def _pass_on(
-    on_epoch: OnEpoch, on_batch: OnBatch, job: Job, report: tuple[str, EpochReport | BatchReport]
-) -> None:
-    listeners: dict[str, Callable[[RunSpec, Any], None]] = {"epoch": on_epoch, "batch": on_batch}
-    kind, figures = report
-    listeners[kind](job.spec, figures)
+_Report = tuple[int, "EpochReport | BatchReport"]
+"""Which of a process's jobs it is about, and what there is to tell."""
 
 
-def _raise_failure(job: Job, outcome: Any) -> None:
+def _pass_on(on_epoch: OnEpoch, on_batch: OnBatch, jobs: Sequence[Job], report: _Report) -> None:
+    from snnbench.train import EpochReport
+
+    number, figures = report
+    if isinstance(figures, EpochReport):
+        on_epoch(jobs[number].spec, figures)
+    else:
+        on_batch(jobs[number].spec, figures)
+
+
+def _raise_failure(jobs: Sequence[Job], outcome: Any) -> None:
     if not isinstance(outcome, Failure):
         return
     if outcome.kind == "killed":
+        several = " or a smaller --stack" if len(jobs) > 1 else ""
         raise SnnbenchError(
-            f"{job.spec.run_id}: a run's process was killed ({outcome.message}; out of memory?);"
-            " finished epochs are kept, run the same command again, perhaps with fewer --workers"
+            f"{jobs[0].spec.run_id}: a run's process was killed ({outcome.message}; out of memory?);"
+            f" finished epochs are kept, run the same command again, perhaps with fewer --workers{several}"
         )
     raise outcome.error or SnnbenchError(outcome.message)
 
 
-def _run_in_worker(job: Job, wire: Wire) -> None:
-    told_at = 0.0
+def _run_in_worker(jobs: Sequence[Job], wire: Wire) -> None:
+    numbers = {job.spec.run_id: number for number, job in enumerate(jobs)}
+    told_at = [0.0] * len(jobs)
 
-    def on_batch(report: BatchReport) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at >= _REPORT_EVERY_S:
-            told_at = time.monotonic()
-            wire.tell(("batch", report))
+    def on_batch(spec: RunSpec, report: BatchReport) -> None:
+        number = numbers[spec.run_id]
+        if time.monotonic() - told_at[number] >= _REPORT_EVERY_S:
+            told_at[number] = time.monotonic()
+            wire.tell((number, report))
 
-    _run(job, lambda report: wire.tell(("epoch", report)), on_batch)
+    def on_epoch(spec: RunSpec, report: EpochReport) -> None:
+        wire.tell((numbers[spec.run_id], report))
+
+    _run(jobs, on_epoch, on_batch)
 
 
 def _run_and_fetch(job: Job, wire: Wire) -> dict[str, bytes]:
@@ -203,7 +243,7 @@ def _run_and_fetch(job: Job, wire: Wire) -> dict[str, bytes]:
         dataset.check()
     with tempfile.TemporaryDirectory(prefix="snnbench-") as folder:
         there = replace(job, folder=Path(folder) / job.folder.name, data=data, track=False)
-        _run_in_worker(there, wire)
+        _run_in_worker((there,), wire)
         return {
             str(path.relative_to(there.folder)): path.read_bytes()
             for path in there.folder.rglob("*")

@@ -352,23 +352,22 @@ def fit_stack(
         with profile.region("compiling"):
             _compile_kernels(runs, valid_loader or SpikeLoader(train.read(0, 1), first, device))
         while learning := [run for run in runs if not run.is_over]:
-            began = time.perf_counter()
+            validating_s = 0.0
             try:
                 _train_until_an_epoch_is_over(learning, on_batch)
                 for run in learning:
                     if run.pass_is_over and valid is not None and valid_loader is not None:
-                        run.validate(valid_loader, valid)
+                        validating_s += run.validate(valid_loader, valid)
             except Preempted:
                 with held():
                     for run in learning:
-                        run.count_clock(began, len(learning))
                         # the step that diverged is done again, with the same random numbers
                         if not run.diverged and (run.history or run.under_way):
                             run.save()
                 raise
             with held():
                 for run in learning:
-                    run.count_clock(began, len(learning))
+                    run.clock_s += validating_s
                 over = [run for run in learning if run.pass_is_over]
                 for run in over:
                     run.finish_epoch()
@@ -419,12 +418,15 @@ def _train_until_an_epoch_is_over(
         lap = time.perf_counter()
         while not any(run.pass_is_over or run.diverged for run in runs):
             steps = _take_step(runs, [run.next_batch() for run in runs])
-            share_s, lap = (time.perf_counter() - lap) / len(runs), time.perf_counter()
+            now = time.perf_counter()
+            seconds, lap = now - lap, now
             for run, step in zip(runs, steps, strict=True):
+                run.clock_s += seconds
+                run.stack_seeds = max(run.stack_seeds, len(runs))
                 if step is None:
                     run.diverged = True
                     continue
-                report = run.count_step(step, share_s)
+                report = run.count_step(step, seconds / len(runs))
                 if on_batch is not None:
                     on_batch(run.spec, report)
             if asked():
@@ -663,18 +665,15 @@ class _Run:
         speed = now.input_spikes / now.seconds
         return BatchReport(len(self.history) + 1, now.samples, len(self.loader), now.loss, speed)
 
-    def count_clock(self, began: float, n_seeds: int) -> None:
-        """Add the time since then, in which so many seeds were trained, to what the clock says."""
-        self.clock_s += time.perf_counter() - began
-        self.stack_seeds = max(self.stack_seeds, n_seeds)
-
-    def validate(self, loader: SpikeLoader, valid: Spikes) -> None:
-        """Count what the network gets right, for `finish_epoch`."""
+    def validate(self, loader: SpikeLoader, valid: Spikes) -> float:
+        """Count what the network gets right, for `finish_epoch`; the seconds that it took."""
         started = time.perf_counter()
         with self.profile.region("validation"):
             predictions = predict_loader(self.evaluated, loader).predictions
             counts = count_correct(predictions, valid.labels)
-        self._validated = counts, time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self._validated = counts, seconds
+        return seconds
 
     def finish_epoch(self) -> None:
         """Append the epoch's report, and keep its weights if they are the best so far."""
@@ -801,6 +800,8 @@ class _Run:
                 )
                 for row, so_far in zip(rows, times, strict=True)
             ]
+            # states of earlier versions are of seeds that were alone
+            self.clock_s = self.history[-1].seconds_so_far if self.history else 0.0
             if stack := file.extra.get("stack"):
                 self.stack_seeds, self.clock_s = int(stack["seeds"]), float(stack["clock_s"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
