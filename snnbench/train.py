@@ -329,7 +329,7 @@ def fit_stack(
     engine = _engine_for_all(folders, engine, device)
     estimate = estimate_training(first, train, valid, device.type, engine)
     require_memory(estimate, first, device, at_once=len(specs), stacked=True)
-    told = out_of_memory_told(first, train, valid, device, engine)
+    told = out_of_memory_told(first, train, valid, device, engine, at_once=len(specs))
     with deterministic(), profile.region("other"), told:
         runs = [
             _Run(spec, folder, device, engine, profile, epochs)
