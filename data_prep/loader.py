@@ -8,6 +8,7 @@ come in the same order with the same spikes either way.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -96,6 +97,13 @@ class SpikeLoader:
             self._spikes = _Changing(
                 split, self._binning, spec.train.augment, augmentation, memory_bytes
             )
+
+    def with_augmentation(self, augmentation: torch.Generator | None) -> SpikeLoader:
+        """The same spikes, in memory once, whose random changes come from another generator."""
+        other = copy.copy(self)
+        if isinstance(self._spikes, _Changing) and augmentation is not None:
+            other._spikes = self._spikes.by(augmentation)
+        return other
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -209,6 +217,12 @@ class _Changing:
             self._counts[first : first + len(block)] = np.diff(block.offsets)
             first, at = first + len(block), at + block.n_spikes
         self._starts = np.concatenate(([0], np.cumsum(self._counts)))
+
+    def by(self, generator: torch.Generator) -> _Changing:
+        """The same spikes, changed by another generator."""
+        other = copy.copy(self)
+        other._generator = generator
+        return other
 
     def dense(self, indices: NDArray[np.int64], labels: Tensor) -> Tensor:
         """Counts of these samples, changed, (time, batch, channel)."""

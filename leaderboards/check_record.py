@@ -263,6 +263,11 @@ def _times(record: RunRecord) -> Iterator[str]:
             yield f"training_s is {record.training_s}, history has {whole}"
         if record.wall_s < record.training_s * (1 - ROUNDING):
             yield f"wall_s is {record.wall_s}, less than training_s, {record.training_s}"
+        if record.stack and record.stack.clock_s < record.training_s * (1 - ROUNDING):
+            yield (
+                f"stack.clock_s is {record.stack.clock_s}, less than training_s, {record.training_s},"
+                " which is a share of it"
+            )
     try:
         started = datetime.fromisoformat(record.started_at)
     except ValueError:

@@ -90,6 +90,8 @@ def _cost(row: Row) -> Facts:
     if row.training_s is not None:
         facts["training, median"] = duration(row.training_s)
     facts["one epoch, median"] = duration(row.seconds_per_epoch)
+    if stacks := [r.stack.seeds for r in records if r.stack]:
+        facts["seeds that shared a process and its time, at most"] = max(stacks)
     memory = [r.peak_memory_bytes for r in records if r.peak_memory_bytes]
     if memory:
         facts["memory at most"] = size(max(memory))

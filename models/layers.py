@@ -234,12 +234,7 @@ class SpikingLayer(nn.Module):
         through it, as the `outgoing_weight` of the layer below. A layer that has none always
         takes spikes. `gate` comes from `draw_gate`.
         """
-        if isinstance(self.afferent, DelayLine):
-            inputs, weight = self.afferent(drive(inputs, weight, precision)), None
-        elif self.afferent is not None:
-            inputs, weight = self.afferent(self._dense(inputs)), None
-        if self.norm is not None:
-            inputs, weight = self.norm(drive(inputs, weight, precision)), None
+        inputs, weight = self.arriving(inputs, weight, precision)
         return scan(
             inputs,
             weight,
@@ -253,6 +248,20 @@ class SpikingLayer(nn.Module):
             engine=engine,
             precision=precision,
         )
+
+    def arriving(
+        self, inputs: Tensor | EventBatch, weight: Tensor | None, precision: Precision = "float32"
+    ) -> tuple[Tensor | EventBatch, Tensor | None]:
+        """What a scan is given: spikes from below and their weight; or the units' drive, (time, batch, unit),
+        and None, where delays, a convolution or a normalisation come before it.
+        """
+        if isinstance(self.afferent, DelayLine):
+            inputs, weight = self.afferent(drive(inputs, weight, precision)), None
+        elif self.afferent is not None:
+            inputs, weight = self.afferent(self._dense(inputs)), None
+        if self.norm is not None:
+            inputs, weight = self.norm(drive(inputs, weight, precision)), None
+        return inputs, weight
 
     def draw_gate(self, n_batch: int, dropout: torch.Generator | None) -> Tensor | None:
         """Dropout for a batch: each unit is silent for a whole sample with the spec's probability, and the

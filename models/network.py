@@ -73,7 +73,7 @@ class SpikingNetwork(Network):
 
     def layer_sizes(self) -> list[LayerSize]:
         """Sizes of the layers that are really here, the readout last."""
-        hidden = zip(self.layer_names, self._layers, strict=True)
+        hidden = zip(self.layer_names, self.spiking_layers, strict=True)
         n_classes, n_units = self.readout.weight.shape
         n_others = sum(p.numel() for p in self.readout.parameters()) - n_classes * n_units
         return [
@@ -83,13 +83,13 @@ class SpikingNetwork(Network):
 
     def begin_epoch(self, share_of_training: float) -> None:
         """As `Network.begin_epoch`: the width in which learned delays spread spikes."""
-        for layer in self._layers:
+        for layer in self.spiking_layers:
             if isinstance(layer.afferent, LearnedDelays):
                 layer.afferent.begin_epoch(share_of_training)
 
     def constrain(self) -> None:
         """As `Network.constrain`: learned delays."""
-        for layer in self._layers:
+        for layer in self.spiking_layers:
             if isinstance(layer.afferent, LearnedDelays):
                 layer.afferent.constrain()
 
@@ -98,7 +98,7 @@ class SpikingNetwork(Network):
     ) -> NetworkOutput:
         """As `Network.forward`."""
         n_steps, n_batch = sizes_of(inputs)
-        gates = self._gates(n_batch, dropout)
+        gates = self.draw_gates(n_batch, dropout)
         if self.recompute_steps is None or self.recompute_steps >= n_steps:
             stretch = self._stretch(inputs, gates, self._at_rest)
             logits = self.readout.finish(stretch.partial[None], n_steps)
@@ -122,8 +122,8 @@ class SpikingNetwork(Network):
     ) -> list[Tensor]:
         """As `Network.hidden_spikes`."""
         hidden: list[Tensor] = []
-        gates = self._gates(sizes_of(inputs)[1], dropout)
-        for layer, gate in zip(self._layers, gates, strict=True):
+        gates = self.draw_gates(sizes_of(inputs)[1], dropout)
+        for layer, gate in zip(self.spiking_layers, gates, strict=True):
             below = hidden[-1] if hidden else inputs
             result = layer(
                 below,
@@ -140,10 +140,9 @@ class SpikingNetwork(Network):
         self, inputs: Tensor | EventBatch, gates: Sequence[Tensor | None], states: Sequence[Any]
     ) -> _Stretch:
         counts, after = [], []
-        weight = self._layers[0].incoming_weight
-        onward = [*(layer.incoming_weight for layer in self._layers[1:]), self.readout.weight]
+        weight, *onward = self.weights_in_turn
         for layer, gate, state, outgoing in zip(
-            self._layers, gates, states[:-1], onward, strict=True
+            self.spiking_layers, gates, states[:-1], onward, strict=True
         ):
             result = layer(
                 inputs,
@@ -162,11 +161,18 @@ class SpikingNetwork(Network):
         out = self.readout(inputs, state=states[-1], engine=self.engine)
         return _Stretch(out.partial, tuple(counts), (*after, out.state))
 
-    def _gates(self, n_batch: int, dropout: torch.Generator | None) -> list[Tensor | None]:
-        return [layer.draw_gate(n_batch, dropout) for layer in self._layers]
+    def draw_gates(self, n_batch: int, dropout: torch.Generator | None) -> list[Tensor | None]:
+        """Of every hidden layer, as `SpikingLayer.draw_gate`."""
+        return [layer.draw_gate(n_batch, dropout) for layer in self.spiking_layers]
 
     @property
-    def _layers(self) -> list[SpikingLayer]:
+    def weights_in_turn(self) -> list[Tensor | None]:
+        """What spikes go through onto each layer and onto the readout, as `SpikingLayer.incoming_weight`."""
+        return [*(layer.incoming_weight for layer in self.spiking_layers), self.readout.weight]
+
+    @property
+    def spiking_layers(self) -> list[SpikingLayer]:
+        """The hidden layers, from the input on."""
         return [layer for layer in self.layers if isinstance(layer, SpikingLayer)]
 
     @property

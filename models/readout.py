@@ -35,7 +35,7 @@ from snnbench.models.kinds import decay, kind_of
 from snnbench.models.layers import initial_weight, make_norm
 from snnbench.models.neurons.leaky import LEAKY, Parameters
 from snnbench.models.scan import scan
-from snnbench.models.scan_types import Cell
+from snnbench.models.scan_types import Cell, ScanResult
 from snnbench.models.surrogate import make_surrogate
 
 
@@ -70,6 +70,9 @@ class LeakyReadout(nn.Module):
         alpha, beta = decay(dt_s, spec.tau_syn_s), decay(dt_s, spec.tau_mem_s)
         self.cell = Cell(LEAKY, Parameters(alpha, beta))
         self.reduce = spec.reduce
+        # what a scan has to keep for `reduced`
+        self.keep_spikes, self.keep_peaks = False, spec.reduce == "max"
+        self.keep_membranes = not self.keep_peaks
         self.norm = make_norm(spec.norm, n_classes, (1 - alpha) * (1 - beta))
         self.weight = initial_weight(
             n_classes,
@@ -87,24 +90,28 @@ class LeakyReadout(nn.Module):
         """What the integrators do with a drive of shape (time, batch, class): spikes through this readout's
         weight.
         """
-        if self.norm is not None:
-            drive = self.norm(drive)
-        peaks = self.reduce == "max"
         result = scan(
-            drive,
+            self.arriving(drive),
             None,
             None,
             self.cell,
             state=state,
-            keep_membranes=not peaks,
-            keep_peaks=peaks,
+            keep_membranes=self.keep_membranes,
+            keep_peaks=self.keep_peaks,
             engine=engine,
         )
-        return ReadoutResult(
-            result.peaks if peaks else self._reduced(result.membranes), result.state
-        )
+        return ReadoutResult(self.reduced(result), result.state)
 
-    def _reduced(self, membranes: Tensor) -> Tensor:
+    def arriving(self, drive: Tensor) -> Tensor:
+        """What the scan is given: the drive, normalised where the spec asks for it."""
+        normed: Tensor = drive if self.norm is None else self.norm(drive)
+        return normed
+
+    def reduced(self, result: ScanResult) -> Tensor:
+        """What a stretch of time steps came to, (batch, class), from what the scan has kept."""
+        if self.keep_peaks:
+            return result.peaks
+        membranes = result.membranes
         if self.reduce == "last":
             return membranes[-1]
         if self.reduce == "softmax-sum":
@@ -148,6 +155,8 @@ class SpikingReadout(nn.Module):
         )
         self.cell = Cell(kind.neuron, constants, make_surrogate(model.surrogate))
         self.counts = spec.kind == "spike-count"
+        # what a scan has to keep for `reduced`
+        self.keep_spikes, self.keep_membranes, self.keep_peaks = not self.counts, False, False
         self.steps_to_logit = -dt_s / spec.scale_s
         self.weight = initial_weight(
             n_classes,
@@ -164,12 +173,20 @@ class SpikingReadout(nn.Module):
     ) -> ReadoutResult:
         """What the neurons do with a drive of shape (time, batch, class)."""
         result = scan(
-            drive, None, None, self.cell, state=state, keep_spikes=not self.counts, engine=engine
+            drive, None, None, self.cell, state=state, keep_spikes=self.keep_spikes, engine=engine
         )
+        return ReadoutResult(self.reduced(result), result.state)
+
+    def arriving(self, drive: Tensor) -> Tensor:
+        """What the scan is given."""
+        return drive
+
+    def reduced(self, result: ScanResult) -> Tensor:
+        """What a stretch of time steps came to, (batch, class), from what the scan has kept."""
         if self.counts:
-            return ReadoutResult(result.counts, result.state)
+            return result.counts
         silent = (1 - result.spikes).cumprod(dim=0)
-        return ReadoutResult(silent.sum(dim=0), result.state)
+        return silent.sum(dim=0)
 
     def finish(self, partials: Tensor, n_steps: int) -> Tensor:
         """Logits (batch, class); with first-spike there is one stretch only, see `snnbench.spec`."""

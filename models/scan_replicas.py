@@ -16,6 +16,7 @@ from torch import Tensor
 from snnbench.data_prep.batch import EventBatch
 from snnbench.errors import SnnbenchError
 from snnbench.models.engines import Engine, resolve_engine
+from snnbench.models.precision import Precision, product
 from snnbench.models.scan import (
     _check_cell,
     _check_sizes,
@@ -39,9 +40,11 @@ def scan_replicas(
     outgoing_weight: Tensor | None = None,
     state: Any = None,
     gate: Tensor | None = None,
+    keep_spikes: bool = True,
     keep_membranes: bool = False,
     keep_peaks: bool = False,
     engine: Engine = "auto",
+    precision: Precision = "float32",
 ) -> ScanResult:
     """Run replicas of a layer over all time steps.
 
@@ -64,7 +67,7 @@ def scan_replicas(
         Where to begin, each part of shape (replica, batch, unit); by default at rest.
     gate
         Factor on every spike a unit sends, (replica, batch, unit).
-    keep_membranes, keep_peaks, engine
+    keep_spikes, keep_membranes, keep_peaks, engine, precision
         As in `snnbench.models.scan.scan`.
 
     Returns
@@ -100,15 +103,17 @@ def scan_replicas(
                     outgoing_weight=_of(outgoing_weight, r),
                     state=None if state is None else type(state)(*(s[r] for s in state)),
                     gate=_of(gate, r),
+                    keep_spikes=keep_spikes,
                     keep_membranes=keep_membranes,
                     keep_peaks=keep_peaks,
                     engine=engine,
+                    precision=precision,
                 )
                 for r in range(n_replicas)
             ]
         )
 
-    arriving = _drive(inputs, weight)
+    arriving = _drive(inputs, weight, precision)
     _, n_batch, _, n_units = arriving.shape
     parameters = torch.stack(
         [
@@ -128,7 +133,7 @@ def scan_replicas(
         keep.add("membrane")
     if keep_peaks:
         keep.add("peaks")
-    return scan_on_gpu(
+    result = scan_on_gpu(
         recipe_of(cell, learning=learning),
         arriving,
         recurrent_weight,
@@ -138,10 +143,12 @@ def scan_replicas(
         first,
         keep,
         through_recurrence=cell.gradient_through_recurrence,
+        precision=precision,
     )
+    return result if keep_spikes else result._replace(spikes=result.spikes[:, :0])
 
 
-def _drive(inputs: ReplicaInputs, weight: Tensor | None) -> Tensor:
+def _drive(inputs: ReplicaInputs, weight: Tensor | None, precision: Precision) -> Tensor:
     """W S_in, (replica, batch, time, unit), as one batch of dense products."""
     if isinstance(inputs, EventBatch):
         spikes = drive(inputs, None).transpose(0, 1)[None]
@@ -152,7 +159,7 @@ def _drive(inputs: ReplicaInputs, weight: Tensor | None) -> Tensor:
     if weight is None:
         return spikes
     rows = spikes.flatten(1, 2).to(weight.dtype)
-    return (rows @ weight.transpose(1, 2)).unflatten(1, spikes.shape[1:3])
+    return product(rows, weight, precision).unflatten(1, spikes.shape[1:3])
 
 
 def _check_axis(n_replicas: int, inputs: ReplicaInputs, *others: Any) -> None:

@@ -25,7 +25,7 @@ from snnbench.errors import SnnbenchError
 from snnbench.metrics import all_folds, confusion, count_by_group, count_correct
 from snnbench.model_spec import ModelSpec
 from snnbench.paths import file_sha256
-from snnbench.protocol import SealedTest, learn
+from snnbench.protocol import Learnt, SealedTest, learn, samples_to_learn
 from snnbench.record import (
     Environment,
     EpochFigures,
@@ -34,6 +34,7 @@ from snnbench.record import (
     Operations,
     Predictions,
     RunRecord,
+    Stack,
     read_predictions,
     read_record,
     write_predictions,
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 RECORD_FILE = "record.json"
 PREDICTIONS_FILE = "predictions.npz"
 PICTURES = "pictures"
+NO_STACKS_IN_CLASS_B = (
+    "protocol class B leaves speakers out and ends where they say, each seed for itself"
+)
 
 
 def check_data(dataset: SpikeDataset, task: TaskSpec) -> None:
@@ -119,8 +123,7 @@ def run_seed(
     SnnbenchError
         The folder holds another run, or one and `resume` is false.
     """
-    from snnbench.memory import peak_memory_bytes
-    from snnbench.train import MODEL_FILE, fit
+    from snnbench.train import fit
 
     def tracked(report: EpochReport) -> None:
         tracker.epoch(report.epoch, epoch_metrics(report))
@@ -153,8 +156,88 @@ def run_seed(
             epochs=epochs,
         )
 
-    started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    result, folds, folds_s = learn(spec, dataset, folder, train)
+    started_at = _now()
+    learnt = learn(spec, dataset, folder, train)
+    seed = Seed(spec, folder, tracker)
+    return _test_and_record(seed, learnt, dataset, device, started_at, tuning_trials)
+
+
+class Seed(NamedTuple):
+    """A run: what it is, where its files go, and where its figures are shown, inside its own context."""
+
+    spec: RunSpec
+    folder: Path
+    tracker: NullTracker
+
+
+def run_stack(
+    seeds: Sequence[Seed],
+    dataset: SpikeDataset,
+    *,
+    device: torch.device,
+    on_epoch: Callable[[RunSpec, EpochReport], None] | None = None,
+    on_batch: Callable[[RunSpec, BatchReport], None] | None = None,
+    resume: bool = False,
+    tuning_trials: int = 0,
+    engine: Engine = "auto",
+) -> list[RunRecord]:
+    """Train several seeds of one model side by side, and then do with each as `run_seed` does.
+
+    The records come when all seeds are trained. Parameters as of `run_seed`; protocol class B, which trains a
+    network for every speaker left out, is not for stacks.
+
+    Raises
+    ------
+    SnnbenchError
+        As `run_seed` and `snnbench.train.fit_stack`; class B.
+    """
+    from snnbench.train import fit_stack
+
+    first = seeds[0].spec
+    if first.task.protocol == "B":
+        raise SnnbenchError(f"{first.run_id}: {NO_STACKS_IN_CLASS_B}")
+    trackers = {seed.spec.run_id: seed.tracker for seed in seeds}
+
+    def tracked(spec: RunSpec, report: EpochReport) -> None:
+        trackers[spec.run_id].epoch(report.epoch, epoch_metrics(report))
+        if on_epoch:
+            on_epoch(spec, report)
+
+    started_at = _now()
+    results = fit_stack(
+        [seed.spec for seed in seeds],
+        *samples_to_learn(first, dataset),
+        folders=[seed.folder for seed in seeds],
+        device=device,
+        on_epoch=tracked,
+        on_batch=on_batch,
+        resume=resume,
+        engine=engine,
+    )
+    return [
+        _test_and_record(seed, Learnt(result, {}), dataset, device, started_at, tuning_trials)
+        for seed, result in zip(seeds, results, strict=True)
+    ]
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _test_and_record(
+    seed: Seed,
+    learnt: Learnt,
+    dataset: SpikeDataset,
+    device: torch.device,
+    started_at: str,
+    tuning_trials: int,
+) -> RunRecord:
+    """What is left when a seed is trained: the test, once, the pictures, the record."""
+    from snnbench.memory import peak_memory_bytes
+    from snnbench.train import MODEL_FILE
+
+    spec, folder, tracker = seed
+    result, folds, folds_s = learnt
     evaluating = time.perf_counter()
     sealed = SealedTest(dataset)
     tested = open_test_once(sealed, result.network, spec, device) if result.network else None
@@ -200,6 +283,9 @@ def run_seed(
         footprint=tested.footprint if tested else None,
         training_s=trained_s,
         peak_memory_bytes=peak_memory_bytes(device),
+        stack=Stack(seeds=result.stack_seeds, clock_s=result.clock_s)
+        if result.stack_seeds > 1
+        else None,
     )
     figures = run_figures(folder, record, dataset, predictions)
     if result.network:

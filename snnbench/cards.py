@@ -100,7 +100,8 @@ def model_card(record: RunRecord, licence: str | None) -> str:
         "epochs": f"{record.epochs_run}, of which number {record.chosen_epoch} was kept",
         "seed": spec.seed,
         "tuning trials before": record.tuning_trials,
-        "seconds per epoch": f"{record.seconds_per_epoch:.3g} on {by.processor}, {by.device}",
+        "seconds per epoch": f"{record.seconds_per_epoch:.3g} on {by.processor}, {by.device}"
+        + (f", the share of one of {record.stack.seeds} seeds at once" if record.stack else ""),
         "snnbench": by.snnbench + (f", commit {by.commit}" if by.commit else ""),
         "uncommitted changes": {None: "unknown", True: "yes", False: "no"}[by.dirty],
         "started": record.started_at,

@@ -430,9 +430,14 @@ def free_memory(device: torch.device) -> int:
 
 
 def require_memory(
-    estimate: MemoryEstimate, spec: RunSpec, device: torch.device, *, at_once: int = 1
+    estimate: MemoryEstimate,
+    spec: RunSpec,
+    device: torch.device,
+    *,
+    at_once: int = 1,
+    stacked: bool = False,
 ) -> None:
-    """Refuse a run that will not fit.
+    """Refuse a run that will not fit, or `at_once` of them; `stacked` where some share a process.
 
     Raises
     ------
@@ -449,7 +454,7 @@ def require_memory(
         some = max(1, round(spec.n_steps**0.5))
         advice.insert(1, f"--set train.recompute_steps={some}")
     if at_once > 1:
-        advice.insert(0, "fewer --workers")
+        advice.insert(0, "a smaller --stack" if stacked else "fewer --workers")
     raise OutOfMemory(
         f"{what}: training takes about {estimate}{each}, but {size_text(free)} are free on"
         f" {device.type}; take {', '.join(advice[:-1])} or {advice[-1]}"
@@ -458,9 +463,18 @@ def require_memory(
 
 @contextmanager
 def out_of_memory_told(
-    spec: RunSpec, train: Spikes, valid: Spikes | None, device: torch.device, engine: str
+    spec: RunSpec,
+    train: Spikes,
+    valid: Spikes | None,
+    device: torch.device,
+    engine: str,
+    *,
+    at_once: int = 1,
 ) -> Iterator[None]:
-    """Turn what Python, PyTorch or C++ raise without memory into OutOfMemory, with what would fit."""
+    """Turn what Python, PyTorch or C++ raise without memory into OutOfMemory, with what would fit.
+
+    `at_once` is how many runs like this the process trains side by side.
+    """
     room = free_memory(device)
     try:
         yield
@@ -470,10 +484,12 @@ def out_of_memory_told(
         told = f"{spec.model.name} on {spec.task.name}: out of memory on {device.type}"
         peak = size_text(peak_memory_bytes(device))
         expected = estimate_training(spec, train, valid, device.type, engine)
+        each = f" for each of {at_once} seeds at once" if at_once > 1 else ""
+        fits = _what_would_fit(spec, train, valid, device, engine)
         raise OutOfMemory(
-            f"{told}, with {peak} in use at the peak; training was thought to take {expected}, and"
+            f"{told}, with {peak} in use at the peak; training was thought to take {expected}{each}, and"
             f" {size_text(room)} were free when it began."
-            f" {_what_would_fit(spec, train, valid, device, engine)}"
+            f" {'A smaller --stack takes less' if at_once > 1 else fits}"
         ) from None
 
 

@@ -103,18 +103,25 @@ def learn(spec: RunSpec, dataset: SpikeDataset, folder: Path, fit: Fit) -> Learn
     SnnbenchError
         Class B, and there are fewer than two speakers.
     """
+    if spec.task.protocol != "B":
+        return Learnt(fit(*samples_to_learn(spec, dataset), folder=folder), {})
     train, valid = dataset.split("train"), dataset.split("valid")
-    if spec.task.protocol == "A":
-        return Learnt(fit(train, valid, folder=folder), {})
     everything = Selection([train, valid])
-    if spec.task.protocol == "C":
-        return Learnt(fit(everything, None, folder=folder), {})
     folds, diverged = leave_one_out(train, valid, dataset, folder, fit)
     if diverged is not None:
         return Learnt(diverged, {})
     counts = {name: fold.validation for name, fold in folds.items()}
     result = fit(everything, None, folder=folder, epochs=best_epochs(counts))
     return Learnt(result, counts, sum(fold.seconds for fold in folds.values()))
+
+
+def samples_to_learn(spec: RunSpec, dataset: SpikeDataset) -> tuple[Spikes, Spikes | None]:
+    """What a run of class A or C learns from, and what it chooses the epoch on: in C nothing is held out."""
+    train, valid = dataset.split("train"), dataset.split("valid")
+    if spec.task.protocol == "A":
+        return train, valid
+    assert spec.task.protocol == "C"
+    return Selection([train, valid]), None
 
 
 class Fold(BaseModel):

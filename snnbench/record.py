@@ -134,6 +134,19 @@ class Moment(_Schema):
     test: Counts
 
 
+class Stack(_Schema):
+    """Seeds of one model, trained side by side in one process (snnbench/train.py): what it cost in time.
+
+    A step that n seeds do together counts for each of them as an nth of its time, in `history`,
+    `seconds_per_epoch`, `training_s` and `wall_s`: these add up over the seeds to what the clock said.
+    """
+
+    seeds: int = Field(ge=2)
+    """The most at a time, this one counted."""
+    clock_s: float = Field(ge=0)
+    """On the clock, while this seed was trained, with what the others did meanwhile."""
+
+
 class RunRecord(_Schema):
     """Everything about one finished or diverged run."""
 
@@ -173,9 +186,13 @@ class RunRecord(_Schema):
     """Latency to decision: accuracy against time seen; the last moment is the whole sample."""
     footprint: Footprint | None = Field(default=None, exclude_if=_says_nothing)
     training_s: float | None = Field(default=None, ge=0, exclude_if=_says_nothing)
-    """On the clock, all epochs with their validation, in whichever session they were done."""
+    """On the clock, all epochs with their validation, in whichever session they were done; of a stack, this
+    seed's share."""
     peak_memory_bytes: int | None = Field(default=None, ge=0, exclude_if=_says_nothing)
-    """Of the process that trained, or of the GPU where one was used, in the session that finished the run."""
+    """Of the process that trained, or of the GPU where one was used, in the session that finished the run; of
+    a stack, all of it."""
+    stack: Stack | None = Field(default=None, exclude_if=_says_nothing)
+    """None of a seed that was trained alone."""
 
     def heard_before(self) -> dict[str, Counts]:
         """Test counts of speakers who are heard in training or validation, and of those who are not.

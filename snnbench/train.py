@@ -10,6 +10,11 @@ each epoch it writes three files into the run's folder, each whole or not at all
 A run that is killed at any moment goes on from the last finished epoch, or from a step within an epoch that
 takes longer than ten minutes; one that is stopped by SIGTERM from its last step. On the same CPU it ends
 with the same bits as one that was left alone.
+
+`fit_stack` trains several seeds of one model side by side in one process, whose steps share the scans of
+their layers (`snnbench.models.network_stack`); `fit` is such a stack of one. Each seed has a folder, weights,
+an optimiser, random streams and an end of its own: it learns as if it were alone, may be stopped in a stack
+and go on without, and leaves the others when it is over.
 """
 
 from __future__ import annotations
@@ -19,7 +24,8 @@ import io
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -46,6 +52,7 @@ from snnbench.models.delays import delay_positions
 from snnbench.models.engines import Engine, require_engine
 from snnbench.models.losses import make_loss
 from snnbench.models.network_base import Network
+from snnbench.models.network_stack import forward_together, why_not_stacked
 from snnbench.models.regularise import activity_loss
 from snnbench.paths import write_text
 from snnbench.preemption import Preempted, held
@@ -104,7 +111,8 @@ class EpochReport(NamedTuple):
     input_spikes: int
     """Spikes of all training samples, as binned and changed for this epoch."""
     train_seconds: float
-    """Training alone: batches, forward, backward and update."""
+    """Training alone: batches, forward, backward and update. In a stack of n seeds a step that all of them
+    do takes each an nth of its time."""
     seconds: float
     """Of the whole epoch: training and validation."""
     seconds_so_far: float
@@ -145,6 +153,10 @@ class FitResult(NamedTuple):
     """Mean over the finished epochs, validation included; nan without any."""
     engine: Engine
     """Implementation of the scan that ran, never `auto`."""
+    stack_seeds: int = 1
+    """The most seeds that were trained in one process with this one, which is counted."""
+    clock_s: float = 0.0
+    """On the clock, while this seed was trained, with what others of a stack did meanwhile."""
 
 
 @dataclass
@@ -202,10 +214,6 @@ class _Pass:
         return cls(**numbers, order=tensors["order"], spike_sums=spikes)
 
 
-class _Diverged(Exception):
-    """Loss or gradient is no longer a finite number."""
-
-
 def fit(
     spec: RunSpec,
     train: Spikes,
@@ -258,50 +266,231 @@ def fit(
         `resume` is false; its state is damaged, another run's or another engine's; the engine does
         not run on the device.
     """
+    [result] = fit_stack(
+        [spec],
+        train,
+        valid,
+        folders=[folder],
+        device=device,
+        on_epoch=None if on_epoch is None else lambda _, report: on_epoch(report),
+        on_batch=None if on_batch is None else lambda _, report: on_batch(report),
+        resume=resume,
+        engine=engine,
+        profile=profile,
+        epochs=epochs,
+    )
+    return result
+
+
+def fit_stack(
+    specs: Sequence[RunSpec],
+    train: Spikes,
+    valid: Spikes | None,
+    *,
+    folders: Sequence[Path],
+    device: torch.device,
+    on_epoch: Callable[[RunSpec, EpochReport], None] | None = None,
+    on_batch: Callable[[RunSpec, BatchReport], None] | None = None,
+    resume: bool = False,
+    engine: Engine = "auto",
+    profile: NoProfile | None = None,
+    epochs: int | None = None,
+) -> list[FitResult]:
+    """Train several seeds of one model side by side; each as `fit` does.
+
+    Parameters
+    ----------
+    specs, folders
+        The runs, which differ in their seeds only, and where the files of each go.
+    on_epoch, on_batch
+        As of `fit`, told which run it was.
+    train, valid, device, resume, engine, profile, epochs
+        As of `fit`, for all of them.
+
+    Returns
+    -------
+    A result for each.
+
+    Raises
+    ------
+    SnnbenchError
+        As `fit`; and the runs differ in more than their seeds, were begun by several engines, or are
+        of a model or an engine without stacks.
+    """
     profile = profile or NoProfile()
-    goes_on = (folder / RESUME_FILE).exists()
-    if goes_on and not resume:
-        raise SnnbenchError(f"{folder}: holds a run already; resume it, or take another folder")
-    engine = engine_for(folder, engine, device)
-    require_memory(estimate_training(spec, train, valid, device.type, engine), spec, device)
-    told = out_of_memory_told(spec, train, valid, device, engine)
+    first = specs[0]
+    for spec, folder in zip(specs, folders, strict=True):
+        if spec.model_copy(update={"seed": first.seed}) != first:
+            raise SnnbenchError(
+                f"{spec.run_id}: differs from {first.run_id} in more than its seed; train them apart"
+            )
+        if (folder / RESUME_FILE).exists() and not resume:
+            raise SnnbenchError(f"{folder}: holds a run already; resume it, or take another folder")
+    engine = _engine_for_all(folders, engine, device)
+    estimate = estimate_training(first, train, valid, device.type, engine)
+    require_memory(estimate, first, device, at_once=len(specs), stacked=True)
+    told = out_of_memory_told(first, train, valid, device, engine, at_once=len(specs))
     with deterministic(), profile.region("other"), told:
-        run = _Run(spec, device, engine, profile, epochs)
-        if goes_on:
-            run.load(folder)
-            if run.history:
-                run.write_views(folder)
+        runs = [
+            _Run(spec, folder, device, engine, profile, epochs)
+            for spec, folder in zip(specs, folders, strict=True)
+        ]
+        reason = why_not_stacked(runs[0].network, engine) if len(runs) > 1 else None
+        if reason is not None:
+            raise SnnbenchError(f"{first.model.name}: its seeds are trained one by one: {reason}")
+        for run in runs:
+            if (run.folder / RESUME_FILE).exists():
+                run.load()
+                if run.history:
+                    run.write_views()
         with profile.region("reading the spikes"):
-            augmentation = run.generators.get("augment")
-            train_loader = SpikeLoader(train, spec, device, augmentation=augmentation)
-            valid_loader = SpikeLoader(valid, spec, device) if valid is not None else None
+            augmentation = runs[0].generators.get("augment")
+            train_loader = SpikeLoader(train, first, device, augmentation=augmentation)
+            for run in runs:
+                run.loader = train_loader.with_augmentation(run.generators.get("augment"))
+            valid_loader = SpikeLoader(valid, first, device) if valid is not None else None
         with profile.region("compiling"):
-            run.compile_kernels(valid_loader or SpikeLoader(train.read(0, 1), spec, device))
-        while not run.is_over:
-            validation, validating_s = None, 0.0
+            _compile_kernels(runs, valid_loader or SpikeLoader(train.read(0, 1), first, device))
+        while learning := [run for run in runs if not run.is_over]:
+            validating_s = 0.0
             try:
-                run.train_epoch(train_loader, folder, on_batch)
-                if valid is not None and valid_loader is not None:
-                    started = time.perf_counter()
-                    with profile.region("validation"):
-                        predictions = predict_loader(run.evaluated, valid_loader).predictions
-                        validation = count_correct(predictions, valid.labels)
-                    validating_s = time.perf_counter() - started
-            except _Diverged:
-                return run.result("diverged")
+                _train_until_an_epoch_is_over(learning, on_batch)
+                for run in learning:
+                    if run.pass_is_over and valid is not None and valid_loader is not None:
+                        validating_s += run.validate(valid_loader, valid)
             except Preempted:
-                if run.history or run.under_way:
-                    with held():
-                        run.save(folder)
+                with held():
+                    for run in learning:
+                        # the step that diverged is done again, with the same random numbers
+                        if not run.diverged and (run.history or run.under_way):
+                            run.save()
                 raise
             with held():
-                run.finish_epoch(validation, validating_s)
-                with profile.region("saving"):
-                    run.save(folder)
-                    run.write_views(folder)
-                if on_epoch is not None:
-                    on_epoch(run.history[-1])
-        return run.result("finished")
+                for run in learning:
+                    run.clock_s += validating_s
+                over = [run for run in learning if run.pass_is_over]
+                for run in over:
+                    run.finish_epoch()
+                    with profile.region("saving"):
+                        run.save()
+                        run.write_views()
+                for run in over:
+                    if on_epoch is not None:
+                        on_epoch(run.spec, run.history[-1])
+        return [run.result() for run in runs]
+
+
+def _engine_for_all(folders: Sequence[Path], engine: Engine, device: torch.device) -> Engine:
+    """The engine of a stack: that of each of its runs."""
+    chosen = {engine_for(folder, engine, device): folder for folder in folders}
+    if len(chosen) > 1:
+        told = ", ".join(f"{folder} by {name}" for name, folder in chosen.items())
+        raise SnnbenchError(
+            f"runs that were begun by several engines are not trained together: {told}"
+        )
+    return next(iter(chosen))
+
+
+class _Step(NamedTuple):
+    """What a gradient step of a run was."""
+
+    samples: int
+    input_spikes: int
+    loss: float
+    correct: int
+    spikes: tuple[Tensor, ...]
+    """Spike counts of the hidden layers."""
+
+
+def _train_until_an_epoch_is_over(
+    runs: Sequence[_Run], on_batch: Callable[[RunSpec, BatchReport], None] | None
+) -> None:
+    """Steps that all runs do together, until one of them has been through its training data or diverges.
+
+    Raises
+    ------
+    Preempted
+        After a whole step, which `under_way` of the runs counts.
+    """
+    with held() as asked:
+        for run in runs:
+            run.begin_pass()
+        lap = time.perf_counter()
+        while not any(run.pass_is_over or run.diverged for run in runs):
+            steps = _take_step(runs, [run.next_batch() for run in runs])
+            now = time.perf_counter()
+            seconds, lap = now - lap, now
+            for run, step in zip(runs, steps, strict=True):
+                run.clock_s += seconds
+                run.stack_seeds = max(run.stack_seeds, len(runs))
+                if step is None:
+                    run.diverged = True
+                    continue
+                report = run.count_step(step, seconds / len(runs))
+                if on_batch is not None:
+                    on_batch(run.spec, report)
+            if asked():
+                break  # the end of the block raises
+            for run in runs:
+                if not run.diverged and time.monotonic() - run.saved_at >= _SAVE_EVERY_S:
+                    run.save()
+
+
+def _take_step(runs: Sequence[_Run], batches: Sequence[EventBatch]) -> list[_Step | None]:
+    """One gradient step of each run; None of one whose loss or gradient is no longer a finite number."""
+    region = runs[0].profile.region
+    with region("forward"):
+        outputs = forward_together(
+            [run.network for run in runs], batches, [run.generators["dropout"] for run in runs]
+        )
+    with region("loss"):
+        losses = [
+            run.loss(output.logits, batch.labels)
+            + activity_loss(output.spike_counts, run.spec.train.activity)
+            for run, output, batch in zip(runs, outputs, batches, strict=True)
+        ]
+    with region("backward"):
+        for run in runs:
+            run.optimiser.zero_grad()
+        # as of their sum, in which each weight has one loss to answer for
+        torch.autograd.backward(losses)
+    with region("gradient norm"):
+        figures = []
+        for run, output, batch, loss in zip(runs, outputs, batches, losses, strict=True):
+            clip = run.spec.train.gradient_clip
+            norm = nn.utils.clip_grad_norm_(run.network.parameters(), clip or math.inf)
+            correct = (output.logits.argmax(dim=1) == batch.labels).sum()
+            # a spiking layer turns nan weights into silence, so that the loss alone could look fine
+            figures.append(torch.stack([loss.detach(), norm, correct.to(loss.dtype)]))
+        # one transfer for all
+        values = torch.stack(figures).tolist()
+    steps: list[_Step | None] = []
+    with region("optimiser"):
+        for run, output, batch, (loss, norm, correct) in zip(
+            runs, outputs, batches, values, strict=True
+        ):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                steps.append(None)
+                continue
+            run.step()
+            counts = output.spike_counts
+            n_samples, n_spikes = len(batch.labels), len(batch.channels)
+            steps.append(_Step(n_samples, n_spikes, loss, int(correct), counts))
+    return steps
+
+
+def _compile_kernels(runs: Sequence[_Run], loader: SpikeLoader) -> None:
+    """Let kernels be compiled now, so that no epoch's time has it in it; changes nothing."""
+    sample = loader.event_batch(torch.zeros(1, dtype=torch.int64))
+    with ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(evaluating(run.network))
+        outputs = forward_together(
+            [run.network for run in runs], [sample] * len(runs), [None] * len(runs)
+        )
+        torch.autograd.backward([output.logits.sum() for output in outputs])
+    for run in runs:
+        run.optimiser.zero_grad()
 
 
 def engine_for(folder: Path, engine: Engine, device: torch.device) -> Engine:
@@ -377,12 +566,14 @@ class _Run:
     def __init__(
         self,
         spec: RunSpec,
+        folder: Path,
         device: torch.device,
         engine: Engine,
         profile: NoProfile,
         epochs: int | None,
     ) -> None:
         self.spec = spec
+        self.folder = folder
         self.most_epochs = math.inf if epochs is None else epochs
         self.device = device
         self.profile = profile
@@ -401,7 +592,14 @@ class _Run:
         self.best_weights: dict[str, Tensor] = {}
         self.history: list[EpochReport] = []
         self.under_way: _Pass | None = None
+        self.diverged = False
+        """Whether loss or gradient was no longer a finite number."""
         self.saved_at = time.monotonic()
+        self.stack_seeds, self.clock_s = 1, 0.0
+        self.loader: SpikeLoader
+        """Of the training data."""
+        self._batches: Iterator[EventBatch] | None = None
+        self._validated: tuple[Counts | None, float] = None, 0.0
 
     @property
     def best(self) -> EpochReport:
@@ -419,82 +617,69 @@ class _Run:
     @property
     def is_over(self) -> bool:
         """Whether there is no epoch left to do."""
-        return bool(self.history) and (
-            len(self.history) >= self.most_epochs or self.history[-1].is_last(self.spec.train)
+        return self.diverged or (
+            bool(self.history)
+            and (len(self.history) >= self.most_epochs or self.history[-1].is_last(self.spec.train))
         )
 
-    def compile_kernels(self, loader: SpikeLoader) -> None:
-        """Let kernels be compiled now, so that no epoch's time has it in it; changes nothing."""
-        with evaluating(self.network):
-            output = self.network(loader.event_batch(torch.zeros(1, dtype=torch.int64)))
-            output.logits.sum().backward()
-        self.optimiser.zero_grad()
+    @property
+    def pass_is_over(self) -> bool:
+        """Whether all training data have been gone through in this epoch."""
+        n_steps = math.ceil(len(self.loader) / self.spec.train.batch_size)
+        return self.under_way is not None and self.under_way.steps >= n_steps
 
-    def train_epoch(
-        self, loader: SpikeLoader, folder: Path, on_batch: Callable[[BatchReport], None] | None
-    ) -> None:
-        """One pass over the training data, or what is left of it; `under_way` tells what it came to.
-
-        Raises
-        ------
-        _Diverged
-            As `train_batch`.
-        Preempted
-            After a whole step, which `under_way` counts.
-        """
+    def begin_pass(self) -> None:
+        """Go through the training data, or what is left of them; nothing where that is under way here."""
+        if self._batches is not None:
+            return
         epoch = len(self.history) + 1
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.spec.train, epoch) * group.get("lr_factor", 1.0)
         self.network.begin_epoch((epoch - 1) / self.spec.train.epochs)
         order = self.generators["order"]
-        with held() as asked:
-            now = self.under_way = self.under_way or _Pass(order.get_state())
-            order.set_state(now.order)
-            started = time.perf_counter() - now.seconds
-            batches = loader.event_batches(self.spec.train.batch_size, order, skip=now.steps)
-            for batch in self.profile.each("batches", batches):
-                loss, hits, spikes = self.train_batch(batch)
-                now.add(len(batch.labels), loss, hits, len(batch.channels), spikes)
-                now.seconds = time.perf_counter() - started
-                if on_batch is not None:
-                    speed = now.input_spikes / now.seconds
-                    on_batch(BatchReport(epoch, now.samples, len(loader), now.loss, speed))
-                if asked():
-                    break  # the end of the block raises
-                if time.monotonic() - self.saved_at >= _SAVE_EVERY_S:
-                    self.save(folder)
+        now = self.under_way = self.under_way or _Pass(order.get_state())
+        order.set_state(now.order)
+        batches = self.loader.event_batches(self.spec.train.batch_size, order, skip=now.steps)
+        self._batches = iter(self.profile.each("batches", batches))
+        if self.pass_is_over:
+            next(self._batches, None)  # there is none, but the order is drawn, as ever in an epoch
 
-    def train_batch(self, batch: EventBatch) -> tuple[float, int, tuple[Tensor, ...]]:
-        """One gradient step: loss, correct predictions, spike counts."""
-        region = self.profile.region
-        with region("forward"):
-            logits, spike_counts = self.network(batch, self.generators["dropout"])
-        with region("loss"):
-            loss = self.loss(logits, batch.labels)
-            loss = loss + activity_loss(spike_counts, self.spec.train.activity)
-        with region("backward"):
-            self.optimiser.zero_grad()
-            loss.backward()
-        with region("gradient norm"):
-            clip = self.spec.train.gradient_clip
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), clip or math.inf)
-            correct = (logits.argmax(dim=1) == batch.labels).sum()
-            # one transfer for all three; a spiking layer turns nan weights into silence, so that the
-            # loss alone could look fine
-            values = torch.stack([loss.detach(), norm, correct.to(loss.dtype)]).tolist()
-        if not (math.isfinite(values[0]) and math.isfinite(values[1])):
-            raise _Diverged
-        with region("optimiser"):
-            self.optimiser.step()
-            self.network.constrain()
-            if self.averaged is not None:
-                self.averaged.update_parameters(self.network)
-        return values[0], int(values[2]), spike_counts
+    def next_batch(self) -> EventBatch:
+        """Of the pass that has begun and is not over."""
+        assert self._batches is not None
+        return next(self._batches)
 
-    def finish_epoch(self, valid: Counts | None, validating_s: float) -> None:
+    def step(self) -> None:
+        """Move the weights by the gradients that are there."""
+        self.optimiser.step()
+        self.network.constrain()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+
+    def count_step(self, step: _Step, seconds: float) -> BatchReport:
+        """Add a step to the pass under way."""
+        now = self.under_way
+        assert now is not None
+        now.add(step.samples, step.loss, step.correct, step.input_spikes, step.spikes)
+        now.seconds += seconds
+        speed = now.input_spikes / now.seconds
+        return BatchReport(len(self.history) + 1, now.samples, len(self.loader), now.loss, speed)
+
+    def validate(self, loader: SpikeLoader, valid: Spikes) -> float:
+        """Count what the network gets right, for `finish_epoch`; the seconds that it took."""
+        started = time.perf_counter()
+        with self.profile.region("validation"):
+            predictions = predict_loader(self.evaluated, loader).predictions
+            counts = count_correct(predictions, valid.labels)
+        seconds = time.perf_counter() - started
+        self._validated = counts, seconds
+        return seconds
+
+    def finish_epoch(self) -> None:
         """Append the epoch's report, and keep its weights if they are the best so far."""
-        trained, self.under_way = self.under_way, None
+        trained, self.under_way, self._batches = self.under_way, None, None
         assert trained is not None
+        valid, validating_s = self._validated
         epoch = len(self.history) + 1
         best = self.best.valid if self.history else None
         is_best = valid is None or best is None or valid.correct > best.correct
@@ -523,14 +708,14 @@ class _Run:
             )
         )
 
-    def result(self, status: Literal["finished", "diverged"]) -> FitResult:
+    def result(self) -> FitResult:
         """The end of the run; a finished one with the chosen epoch's weights in the network."""
         seconds = [report.seconds for report in self.history]
-        finished = status == "finished"
+        finished = not self.diverged
         if finished:
             self.network.load_state_dict(self.best_weights)
         return FitResult(
-            status=status,
+            status="finished" if finished else "diverged",
             network=self.network if finished else None,
             epochs_run=len(self.history),
             chosen_epoch=self.best.epoch if finished else None,
@@ -538,9 +723,11 @@ class _Run:
             history=tuple(self.history),
             seconds_per_epoch=sum(seconds) / len(seconds) if seconds else math.nan,
             engine=self.network.engine,
+            stack_seeds=self.stack_seeds,
+            clock_s=self.clock_s,
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self) -> None:
         """Write everything that training goes on with, also within an epoch, after a step."""
         part, numbers = self.under_way.state() if self.under_way else ({}, None)
         parts = {
@@ -563,13 +750,18 @@ class _Run:
             }
             for r in self.history
         ]
-        extra = {"history": history, "engine": self.network.engine, "pass": numbers}
-        save_tensors(folder / RESUME_FILE, tensors, self.spec, extra)
+        extra = {
+            "history": history,
+            "engine": self.network.engine,
+            "pass": numbers,
+            "stack": {"seeds": self.stack_seeds, "clock_s": self.clock_s},
+        }
+        save_tensors(self.folder / RESUME_FILE, tensors, self.spec, extra)
         self.saved_at = time.monotonic()
 
-    def load(self, folder: Path) -> None:
+    def load(self) -> None:
         """Take over what `save` wrote."""
-        path = folder / RESUME_FILE
+        path = self.folder / RESUME_FILE
         file = load_tensors(path)
         if file.spec != self.spec:
             raise SnnbenchError(
@@ -608,18 +800,22 @@ class _Run:
                 )
                 for row, so_far in zip(rows, times, strict=True)
             ]
+            # states of earlier versions are of seeds that were alone
+            self.clock_s = self.history[-1].seconds_so_far if self.history else 0.0
+            if stack := file.extra.get("stack"):
+                self.stack_seeds, self.clock_s = int(stack["seeds"]), float(stack["clock_s"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise SnnbenchError(
                 f"{path}: not a state that this version of snnbench can resume from ({error});"
                 " remove the folder to begin again"
             ) from error
 
-    def write_views(self, folder: Path) -> None:
+    def write_views(self) -> None:
         """Write the best weights and the history, which follow from the saved state."""
         best = build_for(self.spec, torch.Generator())
         best.load_state_dict(self.best_weights)
-        save_network(folder / MODEL_FILE, best, self.spec)
-        write_text(folder / HISTORY_FILE, history_csv(self.history))
+        save_network(self.folder / MODEL_FILE, best, self.spec)
+        write_text(self.folder / HISTORY_FILE, history_csv(self.history))
 
 
 def history_csv(history: list[EpochReport]) -> str:

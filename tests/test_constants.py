@@ -162,10 +162,10 @@ def test_learned_ones_are_parameters_with_a_gradient(
 def test_a_step_of_training_moves_them_within_their_bounds():
     network = make(tau_mem_s={**TAU, "learned": True})
     optimiser = torch.optim.SGD(network.parameters(), lr=1e4)
-    before = [layer.constants["tau_mem_s"].detach() for layer in network._layers]
+    before = [layer.constants["tau_mem_s"].detach() for layer in network.spiking_layers]
     network(random_input()).logits.square().sum().backward()
     optimiser.step()
-    for layer, old in zip(network._layers, before, strict=True):
+    for layer, old in zip(network.spiking_layers, before, strict=True):
         tau = layer.constants["tau_mem_s"]
         assert not torch.equal(tau, old)
         assert (tau >= 10e-3 * (1 - 1e-6)).all()
@@ -206,7 +206,7 @@ def test_without_them_a_network_begins_as_it_always_did():
     network, draws = make(), generator(0)
     alpha, beta = np.exp(-1.0), np.exp(-0.5)
     weights: list[tuple[torch.Tensor, float]] = []
-    for layer in network._layers:
+    for layer in network.spiking_layers:
         assert layer.recurrent_weight is not None
         weights += [(layer.weight, 4.0), (layer.recurrent_weight, 1.0)]
     for weight, gain in [*weights, (network.readout.weight, 1.0)]:
@@ -222,13 +222,13 @@ def test_the_first_layers_weights_do_not_depend_on_them():
         make(),
         make(tau_mem_s={"low": 10e-3, "high": 40e-3}),
     )  # with 20 ms in the middle
-    torch.testing.assert_close(plain._layers[0].weight, ranged._layers[0].weight)
+    torch.testing.assert_close(plain.spiking_layers[0].weight, ranged.spiking_layers[0].weight)
 
 
 def test_a_gradient_by_a_time_constant_is_that_of_finite_differences():
     # far below threshold all is smooth: a lif-delta neuron with one drive, U[n] = beta^(n - 1)
     tau: dict[str, Any] = {**TAU, "learned": True}
-    layer = make(kind="lif-delta", threshold=1e9, tau_mem_s=tau)._layers[0].double()
+    layer = make(kind="lif-delta", threshold=1e9, tau_mem_s=tau).spiking_layers[0].double()
     constant = layer.per_unit["tau_mem_s"]
     assert isinstance(constant, UnitConstant)
     drive = torch.zeros(10, 1, 8, dtype=torch.float64)

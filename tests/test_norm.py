@@ -64,7 +64,7 @@ def first_gain(layer: SpikingLayer) -> float:
 @engines
 def test_batch_norm_takes_the_batch_in_training_and_running_figures_after_it(engine: Any):
     network = make("batch", engine)
-    layer, inputs = network._layers[0], random_input()
+    layer, inputs = network.spiking_layers[0], random_input()
     drive = inputs @ layer.weight.t()
     mean, variance = drive.mean(dim=(0, 1)), drive.var(dim=(0, 1), unbiased=False)
     assert isinstance(layer.norm, BatchNorm)
@@ -91,7 +91,7 @@ def test_batch_norm_takes_the_batch_in_training_and_running_figures_after_it(eng
 @pytest.mark.parametrize("training", [True, False])
 def test_a_layer_receives_its_normalised_drive(norm: str, training: bool, engine: Any):
     network = make(norm, engine)
-    layer, inputs = network._layers[0], as_events(random_input())
+    layer, inputs = network.spiking_layers[0], as_events(random_input())
     assert layer.norm is not None
     for _ in range(100):  # until running figures are those of the data
         layer.norm(random_input(2) @ layer.weight.detach().t())
@@ -149,10 +149,10 @@ def test_a_readout_integrates_its_normalised_drive(reduce: str, engine: Any):
 def test_a_lasting_drive_of_one_deviation_brings_the_membrane_to_the_gain(norm: str):
     # of a LIF neuron that does not spike: D / ((1 - alpha) (1 - beta))
     network = make(norm, hidden=(8,), recurrent=False, neuron={"threshold": 1e6})
-    layer = network._layers[0]
+    layer = network.spiking_layers[0]
     drive = torch.ones(400, 1, 8) * first_gain(layer)
     membranes = SpikingLayer.forward(
-        make("none", hidden=(8,), recurrent=False, neuron={"threshold": 1e6})._layers[0],
+        make("none", hidden=(8,), recurrent=False, neuron={"threshold": 1e6}).spiking_layers[0],
         drive,
         weight=None,
         keep_membranes=True,

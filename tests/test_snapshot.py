@@ -80,7 +80,7 @@ def test_matrices_are_what_a_spike_of_each_input_does(changes: dict[str, Any], n
     matrices = take_snapshot(network, SpikeLoader(toy_split(5, seed=1), spec, CPU), spec).matrices
     first = {name: w for name, w in matrices.items() if name.startswith("input to hidden1")}
     assert len(first) == n_first
-    layer = network._layers[0]
+    layer = network.spiking_layers[0]
     if n_first == 3:
         assert list(first)[1:] == ["input to hidden1, 20 ms later", "input to hidden1, 50 ms later"]
     for channel in range(12):

@@ -64,14 +64,21 @@ def set_option(command: Command) -> Command:
     )(command)
 
 
-def is_local(scheduler: str, workers: int | None) -> bool:
-    """Whether `--scheduler` means this machine; UsageError where it means nothing, or not with --workers."""
+def is_local(scheduler: str, workers: int | None, stack: int | None = None) -> bool:
+    """Whether `--scheduler` means this machine; UsageError where it means nothing, or does not go with the
+    others.
+    """
     from snnbench.cluster import LOCAL, check_scheduler
 
     check_scheduler(scheduler)
     if scheduler != LOCAL and workers:
         raise UsageError(
             f"--workers: a Dask cluster has the workers it has; leave it out with --scheduler {scheduler}"
+        )
+    if scheduler != LOCAL and stack not in (None, 1):
+        raise UsageError(
+            f"--stack: a worker of a Dask cluster trains one seed at a time; leave it out with --scheduler"
+            f" {scheduler}"
         )
     return scheduler == LOCAL
 

@@ -57,7 +57,16 @@ runs_option = click.option(
     help="Folder for run folders; default: SNNBENCH_HOME/runs.",
 )
 workers_option = click.option(
-    "--workers", type=click.IntRange(1), help="Seeds at a time; default: one per core, or per GPU."
+    "--workers",
+    type=click.IntRange(1),
+    help="Processes at a time, each with a seed or a stack of them; default: one per core, or per GPU.",
+)
+stack_option = click.option(
+    "--stack",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Seeds that one process trains at once, at most; 1 is never several. Default: on a GPU with engine"
+    " triton as many as fit, else 1 (docs/scale.md).",
 )
 protocol_option = click.option(
     "--protocol",
@@ -172,6 +181,7 @@ def train_command(
     "--seeds", type=click.IntRange(1), default=10, show_default=True, help="Seeds 0 to N-1."
 )
 @workers_option
+@stack_option
 @scheduler_option
 @device_option
 @engine_option
@@ -188,6 +198,7 @@ def bench_command(
     data: Path | None,
     seeds: int,
     workers: int | None,
+    stack: int | None,
     scheduler: str,
     device: str,
     engine: Engine,
@@ -213,7 +224,7 @@ def bench_command(
     from snnbench.models.engines import require_engine
     from snnbench.seeding import resolve_device
 
-    if is_local(scheduler, workers):
+    if is_local(scheduler, workers, stack):
         require_engine(engine, resolve_device(device))
     with opened_data(task, data, check_model=model) as dataset:
         keys = with_class(assignments, protocol)
@@ -227,6 +238,7 @@ def bench_command(
             track=track,
             tracking_uri=tracking_uri,
             workers=workers,
+            stack=stack,
             scheduler=scheduler,
             tuning_trials=tuning_trials,
         )
@@ -391,6 +403,7 @@ def run_seeds(
     track: bool,
     engine: Engine = "auto",
     workers: int | None = None,
+    stack: int | None = None,
     scheduler: str = "local",
     tuning_trials: int = 0,
     profile: NoProfile | None = None,
@@ -418,10 +431,11 @@ def run_seeds(
             Job(spec, folder, dataset.path, device, track, tuning_trials, chosen, tracking_uri)
         )
     missing = [job for job in jobs if not finished_record(job.folder)]
+    in_one = 1
     if missing and here:
         slots = local_slots(device)
-        at_once = min(workers or slots, len(missing))
-        check_memory(missing[0], dataset, at_once=at_once, gpus=slots)
+        processes = min(workers or slots, len(missing))
+        in_one = check_memory(missing, dataset, stack, processes=processes, gpus=slots)
     resumed = {job.spec.run_id: epochs_done(job.folder) if here else 0 for job in missing}
     with training_progress([job.spec for job in missing], resumed) as (on_epoch, on_batch):
         records = run_jobs(
@@ -432,6 +446,7 @@ def run_seeds(
             profile=profile,
             scheduler=scheduler,
             on_fetched=show_in_mlflow,
+            stack=in_one,
         )
     for record in records:
         if record.status == "diverged":
@@ -490,21 +505,36 @@ def engine_name(record: RunRecord) -> str:
     return f"engine {named}" if named else "an engine that its record does not name"
 
 
-def check_memory(job: Job, dataset: SpikeDataset, *, at_once: int, gpus: int) -> None:
+def check_memory(
+    jobs: list[Job], dataset: SpikeDataset, stack: int | None, *, processes: int, gpus: int
+) -> int:
     """Say what training takes in memory, and refuse what does not fit before anything is computed.
 
-    On GPUs the `at_once` seeds are spread over all of them.
+    On GPUs the processes are spread over all of them. Returns how many seeds each trains at once, at most:
+    `stack`, or what `snnbench.stacks` finds.
     """
     from snnbench.memory import estimate_training, require_memory
     from snnbench.seeding import resolve_device
+    from snnbench.seeds import stacks_of
+    from snnbench.stacks import seeds_in_a_process
 
+    job = jobs[0]
     device = resolve_device(job.device)
     train, valid = dataset.split("train"), dataset.split("valid")
     estimate = estimate_training(job.spec, train, valid, device.type, job.engine)
+    on_one = math.ceil(processes / gpus) if device.type == "cuda" else processes
+    most = 1
+    if len(jobs) > 1:
+        most = seeds_in_a_process(stack, job.spec, estimate, device, job.engine, processes=on_one)
+    largest = max(len(s) for s in stacks_of(jobs, most=most, processes=processes))
+    at_once = min(processes * largest, len(jobs))
     several = f" for each of {at_once} seeds at a time" if at_once > 1 else ""
-    note(f"training takes about {estimate}{several}; engine {job.engine}")
-    on_one = math.ceil(at_once / gpus) if device.type == "cuda" else at_once
-    require_memory(estimate, job.spec, device, at_once=on_one)
+    stacked = f", up to {largest} in one process" if largest > 1 else ""
+    note(f"training takes about {estimate}{several}{stacked}; engine {job.engine}")
+    require_memory(
+        estimate, job.spec, device, at_once=min(at_once, on_one * largest), stacked=largest > 1
+    )
+    return most
 
 
 def epochs_done(folder: Path) -> int:
