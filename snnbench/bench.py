@@ -25,7 +25,7 @@ from snnbench.errors import SnnbenchError
 from snnbench.metrics import all_folds, confusion, count_by_group, count_correct
 from snnbench.model_spec import ModelSpec
 from snnbench.paths import file_sha256
-from snnbench.protocol import Learnt, SealedTest, learn, samples_to_learn
+from snnbench.protocol import Fit, Learnt, SealedTest, learn, leave_out, samples_to_learn
 from snnbench.record import (
     Environment,
     EpochFigures,
@@ -123,12 +123,48 @@ def run_seed(
     SnnbenchError
         The folder holds another run, or one and `resume` is false.
     """
-    from snnbench.train import fit
 
     def tracked(report: EpochReport) -> None:
         tracker.epoch(report.epoch, epoch_metrics(report))
         if on_epoch:
             on_epoch(report)
+
+    train = _fit_of(spec, device, engine, resume, tracked, on_batch, profile)
+    started_at = _now()
+    learnt = learn(spec, dataset, folder, train)
+    seed = Seed(spec, folder, tracker)
+    return _test_and_record(seed, learnt, dataset, device, started_at, tuning_trials)
+
+
+def run_fold(
+    spec: RunSpec,
+    speaker: str,
+    dataset: SpikeDataset,
+    *,
+    folder: Path,
+    device: torch.device,
+    on_batch: Callable[[BatchReport], None] | None = None,
+    engine: Engine = "auto",
+) -> None:
+    """Do one fold of a run of class B beforehand, so that `run_seed` with `resume` finds it finished.
+
+    Parameters as of `run_seed`; a fold that diverges leaves that to `run_seed`, too.
+    """
+    train = _fit_of(spec, device, engine, True, None, on_batch, None)
+    leave_out(speaker, dataset, folder, train)
+
+
+def _fit_of(
+    spec: RunSpec,
+    device: torch.device,
+    engine: Engine,
+    resume: bool,
+    on_epoch: Callable[[EpochReport], None] | None,
+    on_batch: Callable[[BatchReport], None] | None,
+    profile: NoProfile | None,
+) -> Fit:
+    """`snnbench.train.fit` as a protocol class calls it; epochs of folds are not told, their batches are."""
+    from snnbench.train import fit
 
     def train(
         train: Spikes,
@@ -148,7 +184,7 @@ def run_seed(
             valid,
             folder=folder,
             device=device,
-            on_epoch=None if left_out else tracked,
+            on_epoch=None if left_out else on_epoch,
             on_batch=told if on_batch else None,
             resume=resume,
             engine=engine,
@@ -156,10 +192,7 @@ def run_seed(
             epochs=epochs,
         )
 
-    started_at = _now()
-    learnt = learn(spec, dataset, folder, train)
-    seed = Seed(spec, folder, tracker)
-    return _test_and_record(seed, learnt, dataset, device, started_at, tuning_trials)
+    return train
 
 
 class Seed(NamedTuple):

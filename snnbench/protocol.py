@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from urllib.parse import quote
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from snnbench.data_prep.selection import Selection
@@ -26,6 +25,7 @@ from snnbench.errors import SnnbenchError
 from snnbench.metrics import Counts, best_epochs
 from snnbench.paths import write_text
 from snnbench.record import sealed, sealed_json
+from snnbench.run_lock import only_trainer
 from snnbench.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def learn(spec: RunSpec, dataset: SpikeDataset, folder: Path, fit: Fit) -> Learn
         return Learnt(fit(*samples_to_learn(spec, dataset), folder=folder), {})
     train, valid = dataset.split("train"), dataset.split("valid")
     everything = Selection([train, valid])
-    folds, diverged = leave_one_out(train, valid, dataset, folder, fit)
+    folds, diverged = leave_one_out(dataset, folder, fit)
     if diverged is not None:
         return Learnt(diverged, {})
     counts = {name: fold.validation for name, fold in folds.items()}
@@ -135,39 +135,71 @@ class Fold(BaseModel):
     """Of all epochs."""
 
 
-def leave_one_out(
-    train: Spikes, valid: Spikes, dataset: SpikeDataset, folder: Path, fit: Fit
-) -> tuple[dict[str, Fold], FitResult | None]:
-    """Every speaker left out in turn; also the result of a fold that diverged, which is then the last.
+def speakers(dataset: SpikeDataset) -> list[str]:
+    """Whom class B leaves out in turn: everybody there is to learn from.
 
-    A fold that is finished is not done again, and one that was stopped goes on.
+    Raises
+    ------
+    SnnbenchError
+        There are fewer than two.
+    """
+    heard = (dataset.split("train").groups, dataset.split("valid").groups)
+    names = [dataset.header.groups[g] for g in sorted({int(g) for part in heard for g in part})]
+    if len(names) < 2:
+        raise SnnbenchError(
+            f"{dataset.path}: protocol class B leaves one speaker out at a time, and there is only"
+            f" {', '.join(names) or 'none'} to learn from; take class A or C"
+        )
+    return names
+
+
+def fold_file(folder: Path, speaker: str) -> Path:
+    """What the run in `folder` keeps of a finished fold."""
+    # a name is the data file's own text: as a folder it stays one, below FOLDS
+    return folder / FOLDS / quote(speaker, safe=" ").replace(".", "%2E") / FOLD_FILE
+
+
+def leave_one_out(
+    dataset: SpikeDataset, folder: Path, fit: Fit
+) -> tuple[dict[str, Fold], FitResult | None]:
+    """Every speaker left out in turn; also the result of a fold that diverged, which is then the last."""
+    folds: dict[str, Fold] = {}
+    for speaker in speakers(dataset):
+        # somebody else may be at it (`snnbench.seeds`)
+        with only_trainer(fold_file(folder, speaker).parent, wait=True):
+            fold = leave_out(speaker, dataset, folder, fit)
+        if not isinstance(fold, Fold):
+            return folds, fold
+        folds[speaker] = fold
+    return folds, None
+
+
+def leave_out(speaker: str, dataset: SpikeDataset, folder: Path, fit: Fit) -> Fold | FitResult:
+    """One fold of the run in `folder`, kept there; the result where it diverged.
+
+    A fold that is finished is not done again, and one that was stopped goes on. The caller holds its folder.
     """
     from snnbench.train import LeftOut
 
-    present = sorted({*np.unique(train.groups).tolist(), *np.unique(valid.groups).tolist()})
-    names = dataset.header.groups
-    if len(present) < 2:
-        raise SnnbenchError(
-            f"{dataset.path}: protocol class B leaves one speaker out at a time, and there is only"
-            f" {', '.join(names[g] for g in present) or 'none'} to learn from; take class A or C"
+    path = fold_file(folder, speaker)
+    fold = _finished_fold(path)
+    if fold is None:
+        everybody = speakers(dataset)
+        group = dataset.header.groups.index(speaker)
+        present = {dataset.header.groups.index(name) for name in everybody}
+        parts = [dataset.split("train"), dataset.split("valid")]
+        result = fit(
+            Selection(parts, present - {group}),
+            Selection(parts, {group}),
+            folder=path.parent,
+            left_out=LeftOut(speaker, everybody.index(speaker) + 1, len(everybody)),
         )
-    folds: dict[str, Fold] = {}
-    for number, group in enumerate(present, 1):
-        # a name is the data file's own text: as a folder it stays one, below FOLDS
-        place = folder / FOLDS / quote(names[group], safe=" ").replace(".", "%2E")
-        fold = _finished_fold(place / FOLD_FILE)
-        if fold is None:
-            others = Selection([train, valid], set(present) - {group})
-            alone = Selection([train, valid], {group})
-            which = LeftOut(names[group], number, len(present))
-            result = fit(others, alone, folder=place, left_out=which)
-            if result.status == "diverged":
-                return folds, result
-            validation = tuple(r.valid for r in result.history if r.valid is not None)
-            fold = Fold(validation=validation, seconds=result.history[-1].seconds_so_far)
-            write_text(place / FOLD_FILE, json.dumps(sealed(fold.model_dump(mode="json"))) + "\n")
-        folds[names[group]] = fold
-    return folds, None
+        if result.status == "diverged":
+            return result
+        validation = tuple(r.valid for r in result.history if r.valid is not None)
+        fold = Fold(validation=validation, seconds=result.history[-1].seconds_so_far)
+        write_text(path, json.dumps(sealed(fold.model_dump(mode="json"))) + "\n")
+    return fold
 
 
 def _finished_fold(path: Path) -> Fold | None:

@@ -21,7 +21,8 @@ def only_trainer(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Hold a run folder for this process during the block; yields whether it could be had.
 
     The lock is the operating system's (`.<name>.lock` beside the folder), which ends with the process that
-    holds it, however that ends. So whoever holds it may remove all temporary files: their writers are gone.
+    holds it, however that ends. So whoever holds it may remove the temporary files of the folder and its
+    pictures: their writers are gone. (Folders further below, of folds, have locks of their own.)
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def only_trainer(folder: Path, *, wait: bool) -> Iterator[bool]:
         yield False
         return
     try:
-        for leftover in folder.rglob(".*.tmp*"):
+        for leftover in [*folder.glob(".*.tmp*"), *folder.glob("*/.*.tmp*")]:
             leftover.unlink(missing_ok=True)
         yield True
     finally:

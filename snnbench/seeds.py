@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnbench.bench import RECORD_FILE, Seed, finished_record, run_seed, run_stack
-from snnbench.cluster import LOCAL, Failure, Wire, local_slots, open_cluster
+from snnbench.bench import RECORD_FILE, Seed, finished_record, run_fold, run_seed, run_stack
+from snnbench.cluster import LOCAL, Cluster, Failure, Wire, local_slots, open_cluster
 from snnbench.errors import SnnbenchError
-from snnbench.paths import read_folder, write_folder
+from snnbench.paths import read_folder, write_bytes, write_folder
+from snnbench.protocol import FOLD_FILE, FOLDS, fold_file, speakers
 from snnbench.record import RunRecord
 from snnbench.run_lock import only_trainer
 from snnbench.seeding import resolve_device
@@ -88,15 +89,24 @@ def run_jobs(
         the same call goes on with it.
     """
     missing = [job for job in jobs if finished_record(job.folder) is None]
+    folds = _folds_of(missing) if workers != 1 else []
     if scheduler != LOCAL:
         if missing:
-            _run_elsewhere(missing, scheduler, on_epoch, on_batch, on_fetched)
+            _run_elsewhere(missing, folds, scheduler, on_epoch, on_batch, on_fetched)
     elif missing:
-        workers = min(workers or local_slots(missing[0].device), len(missing))
-        stacks = stacks_of(missing, most=stack, processes=workers)
-        left = _run_here(stacks, workers, False, on_epoch, on_batch, profile)
-        # what other processes were training; they have finished it, or were stopped
-        _run_here(left, workers, True, on_epoch, on_batch, profile)
+        slots = workers or local_slots(missing[0].device)
+        stacks = stacks_of(missing, most=stack, processes=min(slots, len(missing)))
+        with ExitStack() as opened:
+            cluster = None
+            if (processes := min(slots, max(len(stacks), len(folds)))) > 1:
+                cluster = opened.enter_context(open_cluster(LOCAL, processes, missing[0].device))
+            if cluster and folds:
+                cluster.run(
+                    _fold_in_worker, folds, heard=_heard_of_folds(on_batch), done=_fold_done
+                )
+            left = _run_here(stacks, cluster, False, on_epoch, on_batch, profile)
+            # what other processes were training; they have finished it, or were stopped
+            _run_here(left, cluster, True, on_epoch, on_batch, profile)
     records = [finished_record(job.folder) for job in jobs]
     return [record for record in records if record is not None]
 
@@ -115,13 +125,15 @@ def stacks_of(jobs: Sequence[Job], *, most: int, processes: int) -> list[tuple[J
 
 def _run_here(
     stacks: Sequence[tuple[Job, ...]],
-    workers: int,
+    cluster: Cluster[Any] | None,
     wait: bool,
     on_epoch: OnEpoch,
     on_batch: OnBatch,
     profile: NoProfile | None,
 ) -> list[tuple[Job, ...]]:
-    """Run stacks, so many at a time; returns what other processes train, where this one is not to wait."""
+    """Run stacks, one after the other where there is no cluster; returns what other processes train, where
+    these are not to wait.
+    """
     left: list[tuple[Job, ...]] = []
 
     def done(jobs: tuple[Job, ...], outcome: Any) -> None:
@@ -129,13 +141,10 @@ def _run_here(
         if outcome:
             left.append(tuple(job for job in jobs if job.spec.run_id in outcome))
 
-    if not stacks:
-        return left
-    if workers == 1:
+    if cluster is None:
         for jobs in stacks:
             done(jobs, _run(jobs, wait, on_epoch, on_batch, profile))
-        return left
-    with open_cluster(LOCAL, workers, stacks[0][0].device) as cluster:
+    else:
         heard = partial(_pass_on, on_epoch, on_batch)
         cluster.run(partial(_run_in_worker, wait=wait), stacks, heard=heard, done=done)
     return left
@@ -201,12 +210,19 @@ def _tracker(job: Job) -> NullTracker:
 
 def _run_elsewhere(
     jobs: Sequence[Job],
+    folds: Sequence[FoldJob],
     scheduler: str,
     on_epoch: OnEpoch,
     on_batch: OnBatch,
     on_fetched: Callable[[Job], None],
 ) -> None:
-    def done(job: Job, outcome: Any) -> None:
+    def fold_done(fold: FoldJob, outcome: Any) -> None:
+        _fold_done(fold, outcome)
+        if outcome is not None:
+            write_bytes(fold.file, outcome)
+
+    def done(seed: _SeedElsewhere, outcome: Any) -> None:
+        job = seed.job
         _raise_failure((job,), outcome)
         with only_trainer(job.folder, wait=True):
             # another command may have had it trained as well
@@ -214,12 +230,14 @@ def _run_elsewhere(
                 write_folder(job.folder, outcome, last=RECORD_FILE)
         on_fetched(job)
 
+    def heard(seed: _SeedElsewhere, report: _Report) -> None:
+        _pass_on(on_epoch, on_batch, (seed.job,), report)
+
     with open_cluster(scheduler, device=jobs[0].device) as cluster:
-
-        def heard(job: Job, report: _Report) -> None:
-            _pass_on(on_epoch, on_batch, (job,), report)
-
-        cluster.run(_run_and_fetch, jobs, heard=heard, done=done)
+        if folds:
+            cluster.run(_fold_elsewhere, folds, heard=_heard_of_folds(on_batch), done=fold_done)
+        seeds = [_SeedElsewhere.of(job) for job in jobs]
+        cluster.run(_run_and_fetch, seeds, heard=heard, done=done)
 
 
 _Report = tuple[int, "EpochReport | BatchReport"]
@@ -264,8 +282,32 @@ def _run_in_worker(jobs: Sequence[Job], wire: Wire, *, wait: bool = True) -> lis
     return _run(jobs, wait, on_epoch, on_batch)
 
 
-def _run_and_fetch(job: Job, wire: Wire) -> dict[str, bytes]:
+@dataclass(frozen=True)
+class _SeedElsewhere:
+    """A seed for another machine, with the folds that are finished."""
+
+    job: Job
+    folds: dict[str, bytes]
+    """Contents, by path in the run's folder."""
+
+    @classmethod
+    def of(cls, job: Job) -> _SeedElsewhere:
+        files = sorted((job.folder / FOLDS).glob(f"*/{FOLD_FILE}"))
+        return cls(job, {p.relative_to(job.folder).as_posix(): p.read_bytes() for p in files})
+
+
+def _run_and_fetch(seed: _SeedElsewhere, wire: Wire) -> dict[str, bytes]:
     """Train on another machine: with its own copy of the data, and without a trace there."""
+    with _on_another_machine(seed.job) as there:
+        for name, content in seed.folds.items():
+            write_bytes(there.folder / name, content)
+        _run_in_worker((there,), wire)
+        return read_folder(there.folder)
+
+
+@contextmanager
+def _on_another_machine(job: Job) -> Iterator[Job]:
+    """The job with data that were found here and proved, and a temporary folder."""
     from snnbench.data_prep.locate import locate_data
     from snnbench.data_prep.store import SpikeDataset
 
@@ -273,6 +315,76 @@ def _run_and_fetch(job: Job, wire: Wire) -> dict[str, bytes]:
     with SpikeDataset.open(data) as dataset:
         dataset.check()
     with tempfile.TemporaryDirectory(prefix="snnbench-") as folder:
-        there = replace(job, folder=Path(folder) / job.folder.name, data=data, track=False)
-        _run_in_worker((there,), wire)
-        return read_folder(there.folder)
+        yield replace(job, folder=Path(folder) / job.folder.name, data=data, track=False)
+
+
+# --- folds of class B, which are done beforehand where there are several processes
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """A fold of a seed of class B."""
+
+    job: Job
+    speaker: str
+
+    @property
+    def file(self) -> Path:
+        """There when the fold is finished."""
+        return fold_file(self.job.folder, self.speaker)
+
+
+def _folds_of(jobs: Sequence[Job]) -> list[FoldJob]:
+    """Those that are not finished yet."""
+    from snnbench.data_prep.store import SpikeDataset
+
+    jobs = [job for job in jobs if job.spec.task.protocol == "B"]
+    if not jobs:
+        return []
+    with SpikeDataset.open(jobs[0].data) as dataset:
+        names = speakers(dataset)
+    folds = [FoldJob(job, name) for job in jobs for name in names]
+    return [fold for fold in folds if not fold.file.is_file()]
+
+
+def _heard_of_folds(on_batch: OnBatch) -> Callable[[FoldJob, BatchReport], None]:
+    return lambda fold, report: on_batch(fold.job.spec, report)
+
+
+def _fold_done(fold: FoldJob, outcome: Any) -> None:
+    _raise_failure((fold.job,), outcome)
+
+
+def _fold_in_worker(fold: FoldJob, wire: Wire) -> None:
+    """Do a fold, if no other process is at it; that one's is then found, or waited for, by the seed."""
+    from snnbench.data_prep.store import SpikeDataset
+
+    told_at = 0.0
+
+    def on_batch(report: BatchReport) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= _REPORT_EVERY_S:
+            told_at = time.monotonic()
+            wire.tell(report)
+
+    job = fold.job
+    with only_trainer(fold.file.parent, wait=False) as mine:
+        if mine:
+            with SpikeDataset.open(job.data) as dataset:
+                run_fold(
+                    job.spec,
+                    fold.speaker,
+                    dataset,
+                    folder=job.folder,
+                    device=resolve_device(job.device),
+                    on_batch=on_batch,
+                    engine=job.engine,
+                )
+
+
+def _fold_elsewhere(fold: FoldJob, wire: Wire) -> bytes | None:
+    """What another machine sends of a fold; nothing where it diverged."""
+    with _on_another_machine(fold.job) as job:
+        there = replace(fold, job=job)
+        _fold_in_worker(there, wire)
+        return there.file.read_bytes() if there.file.is_file() else None

@@ -25,10 +25,13 @@ from snnbench.data_prep.locate import locate_data
 from snnbench.data_prep.store import SpikeDataset
 from snnbench.errors import SnnbenchError
 from snnbench.paths import read_folder, write_bytes, write_folder
-from snnbench.seeds import run_jobs
+from snnbench.protocol import fold_file
+from snnbench.seeds import Job, run_jobs
+from snnbench.spec import RunSpec
 from snnbench.study_store import Study, read_study
 from snnbench.sweep import Progress, Sweep, make_sweep, run_sweep
 from snnbench.sweep_cluster import run_trials
+from snnbench.train import BatchReport
 from tests import cluster_jobs
 from tests.cluster_jobs import Marked
 from tests.commands import ROOT, snnbench, strict_json
@@ -298,6 +301,52 @@ def test_a_bench_on_dask_is_the_bench_here(data: Path, dask: DaskProcesses, tmp_
     assert f"host {platform.node()}: no data file with fingerprint" in str(caught.value)
     assert str(tmp_path / "nowhere.h5") in str(caught.value)
     assert str(dask.data) in str(caught.value)
+
+
+def of_class_b(jobs: list[Job]) -> list[Job]:
+    """The same with every speaker left out in turn, which are folds of two epochs each."""
+    found = []
+    for job in jobs:
+        task = job.spec.task.model_copy(update={"protocol": "B"})
+        spec = job.spec.model_copy(update={"task": task})
+        found.append(replace(job, spec=spec, folder=job.folder.with_name(spec.run_id)))
+    return found
+
+
+@pytest.mark.parametrize("where", ["local", "dask"])
+def test_folds_of_one_seed_are_done_side_by_side(
+    where: str, data: Path, tmp_path: Path, request: pytest.FixtureRequest
+):
+    [alone] = of_class_b(jobs_in(tmp_path / "a", data, 1))
+    expected = run_jobs([alone], workers=1, on_epoch=ignore, on_batch=ignore)
+    [job] = of_class_b(jobs_in(tmp_path / "b", data, 1))
+    heard: list[tuple[str, int]] = []
+
+    def on_batch(spec: RunSpec, report: BatchReport) -> None:
+        if report.left_out:
+            heard.append((report.left_out.speaker, report.epoch))
+
+    options: dict[str, Any] = {"workers": 2}
+    if where == "dask":
+        processes: DaskProcesses = request.getfixturevalue("dask")
+        processes.wait_for_workers(2)
+        options = {"workers": None, "scheduler": processes.address}
+    beside = run_jobs([job], on_epoch=ignore, on_batch=on_batch, **options)
+    assert results(beside) == results(expected)
+    assert beside[0].folds == expected[0].folds
+    assert len(beside[0].folds) == 3
+    # every fold was heard of
+    assert {speaker for speaker, _ in heard} == set(beside[0].folds)
+    finished = sorted(path.relative_to(alone.folder) for path in alone.folder.glob("folds/*/v*"))
+    assert finished == sorted(p.relative_to(job.folder) for p in job.folder.glob("folds/*/v*"))
+    # a fold that was lost is done again, and the seed goes on from the others
+    fold = next(iter(beside[0].folds))
+    fold_file(job.folder, fold).unlink()
+    (job.folder / "record.json").unlink()
+    heard.clear()
+    again = run_jobs([job], on_epoch=ignore, on_batch=on_batch, **options)
+    assert results(again) == results(expected)
+    assert {speaker for speaker, _ in heard} <= {fold}
 
 
 def test_the_command_trains_on_dask_and_shows_it_in_mlflow(

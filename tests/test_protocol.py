@@ -190,8 +190,9 @@ def test_bar_counts_the_folds_of_class_b(n_seeds: int, capsys: pytest.CaptureFix
         return capsys.readouterr().err.splitlines()[-1]
 
     rest = 3 * (n_seeds - 1)  # another seed has told nothing yet
+    # side by side: half an epoch of one, one and a half of the other
     told = bar(batch(1, LeftOut("ann", 1, 2)), batch(2, LeftOut("bo", 2, 2)))
-    assert f" 4.5/{9 + rest} [" in told
+    assert f" 2/{9 + rest} [" in told
     assert "fold=bo 2/2" in told
     assert ("seed=0" in told) == (n_seeds == 2)
     told = bar(batch(3, LeftOut("bo", 2, 2)), batch(1))

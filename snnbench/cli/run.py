@@ -563,7 +563,9 @@ def training_progress(
     total = {spec.run_id: spec.train.epochs for spec in specs}
     done = {run_id: float(epochs) for run_id, epochs in resumed.items()}
     behind = dict(resumed)
-    folds: dict[str, int] = {}
+    n_folds: dict[str, int] = {}
+    # by run and fold: epochs that it had behind it, and has now; several may go on side by side
+    folds: dict[str, dict[int, tuple[int, float]]] = {}
     warned: set[tuple[int, str]] = set()
     figures: dict[str, str] = {}
     with progress_bar(f"{first.task.name} {first.model.name} {several}", "epoch") as update:
@@ -576,25 +578,27 @@ def training_progress(
         def on_batch(spec: RunSpec, b: BatchReport) -> None:
             run_id, epochs, fold = spec.run_id, spec.train.epochs, b.left_out
             if fold:
-                before = (fold.number - 1) * epochs
-                if (
-                    run_id not in folds
-                ):  # folds before it are finished: an earlier call has done them
-                    behind[run_id] = before + b.epoch - 1
-                folds[run_id], total[run_id] = fold.of, (fold.of + 1) * epochs
+                parts = folds.setdefault(run_id, {})
+                begun = parts.get(fold.number, (b.epoch - 1, 0.0))[0]
+                parts[fold.number] = (begun, b.epoch - 1 + b.samples_done / b.samples)
+                # folds before it that nobody tells of are finished: an earlier call has done them
+                skipped = (max(parts) - len(parts)) * epochs
+                behind[run_id] = skipped + sum(begun for begun, _ in parts.values())
+                done[run_id] = skipped + sum(so_far for _, so_far in parts.values())
+                n_folds[run_id], total[run_id] = fold.of, (fold.of + 1) * epochs
                 figures.update({"seed": str(spec.seed)} if len(specs) > 1 else {})
                 figures["fold"] = f"{fold.speaker} {fold.number}/{fold.of}"
             else:
-                before = folds.get(run_id, 0) * epochs
+                before = n_folds.get(run_id, 0) * epochs
                 figures.pop("fold", None)
-            done[run_id] = before + b.epoch - 1 + b.samples_done / b.samples
+                done[run_id] = before + b.epoch - 1 + b.samples_done / b.samples
             if len(specs) == 1:  # of several seeds these figures would flicker
                 speed = f"{count_text(b.events_per_s)}/s"
                 figures.update(epoch=f"{b.epoch}/{epochs}", loss=f"{b.loss:.3f}", events=speed)
             show()
 
         def on_epoch(spec: RunSpec, e: EpochReport) -> None:
-            before = folds.get(spec.run_id, 0) * spec.train.epochs
+            before = n_folds.get(spec.run_id, 0) * spec.train.epochs
             done[spec.run_id] = float(before + e.epoch)
             # where patience or time has run out, the rest will not come
             last = e.epoch if e.is_last(spec.train) else e.epochs
