@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from snnbench.cluster import Wire, open_cluster
 from snnbench.errors import SnnbenchError
@@ -76,6 +76,22 @@ def ticks(path: Path, wire: Wire) -> None:
             file.write(".")
         wire.tell(0)
         time.sleep(0.01)
+
+
+def until_ended(path: Path, wire: Wire) -> None:
+    """Tells for ever; leaves a file when it is ended by what it tells, but not when its process ends."""
+    try:
+        while True:
+            wire.tell(0)
+            time.sleep(0.01)
+    except BaseException:
+        path.touch()
+        raise
+
+
+async def leave(dask_worker: Any) -> None:
+    """Makes a worker of Dask leave, as the end of its lifetime would; does not wait for it."""
+    dask_worker.loop.add_callback(dask_worker.close_gracefully)
 
 
 def gpu_seen(number: int, wire: Wire) -> str | None:
