@@ -22,6 +22,7 @@ COMMANDS = {
     "eval": ("run", "Evaluate trained runs again: as their records say, or on changed samples."),
     "bench": ("run", "Train a model with several seeds under the task's protocol."),
     "sweep": ("sweep", "Search for hyperparameters on validation data."),
+    "cluster": ("cluster", "Workers on other machines, for --scheduler of bench and sweep."),
     "track": ("track", "MLflow's view of runs: send what waits, show runs anew."),
     "board": ("board", "Add, verify, build and show leaderboards."),
     "reproduce": ("reproduce", "Published experiments, done again, with a verdict."),
