@@ -261,10 +261,11 @@ def command(slurm: SlurmStandIn, tmp_path: Path) -> Iterator[Callable[..., Comma
         one.process.wait()
 
 
+@pytest.mark.slow
 def test_a_bench_on_workers_from_slurm(
     command: Callable[..., Command], slurm: SlurmStandIn, tmp_path: Path
 ):
-    """Its worker finds the data in the folder that this process would use; Ctrl-C ends all."""
+    """Its worker finds the data in the folder that this process would use; SIGTERM ends all."""
     data = write_dataset(tmp_path / "hd.h5")
     (tmp_path / "data").mkdir()
     shutil.copy(data, tmp_path / "data" / "elsewhere.h5")
@@ -282,21 +283,28 @@ def test_a_bench_on_workers_from_slurm(
     [run] = strict_json(done.out)["runs"]
     assert (Path(run["folder"]) / "record.json").is_file()
 
-    os.killpg(running.process.pid, signal.SIGINT)
-    assert running.process.wait(60) == 0
-    assert running.told.endswith("the jobs are cancelled\n")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(60) == 75
+    assert "stopped by SIGTERM" in running.told
     assert [job.cancelled for job in slurm.jobs()] == [True]
     wait_until(lambda: not slurm.processes(), slurm)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_no_worker_is_left(
-    command: Callable[..., Command], slurm: SlurmStandIn, how: signal.Signals
-):
-    """Killed, the command cancels nothing, but workers end without their scheduler."""
+def test_ctrl_c_cancels_all_jobs(command: Callable[..., Command], slurm: SlurmStandIn):
     running = command("--jobs", 2)
     running.wait_for_workers(2)
-    running.process.send_signal(how)
-    assert running.process.wait(60) == (75 if how == signal.SIGTERM else -signal.SIGKILL)
-    assert [job.cancelled for job in slurm.jobs()] == [how == signal.SIGTERM] * 2
+    os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does
+    assert running.process.wait(60) == 0
+    assert running.told.endswith("the jobs are cancelled\n")
+    assert [job.cancelled for job in slurm.jobs()] == [True, True]
+    wait_until(lambda: not slurm.processes(), slurm)
+
+
+def test_workers_end_without_their_scheduler(command: Callable[..., Command], slurm: SlurmStandIn):
+    """A command that is killed cancels nothing."""
+    running = command()
+    running.wait_for_workers(1)
+    running.process.kill()
+    running.process.wait()
     wait_until(lambda: not slurm.processes(), slurm, 120)
+    assert [job.cancelled for job in slurm.jobs()] == [False]

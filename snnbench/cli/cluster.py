@@ -84,6 +84,8 @@ def slurm(
     --scheduler, tells how many workers are there, and replaces jobs that reach their walltime. Ctrl-C or
     SIGTERM cancels all jobs. Needs dask-jobqueue: pip install 'snnbench[slurm]'.
 
+    Whoever reaches the scheduler's port can run code as you (docs/scale.md, Trust).
+
     \b
     Example: snnbench cluster slurm --jobs 4 --cores 8 --memory 32GB --walltime 24:00:00 --interface ib0
     """
