@@ -117,7 +117,7 @@ def slurm(
                 "logs": str(request.log_folder),
             }
             answer(as_json, facts, f"--scheduler {cluster.address}")
-            note(f"{jobs} jobs submitted; logs in {request.log_folder}; Ctrl-C cancels them")
+            note(f"jobs submitted: {jobs}; logs in {request.log_folder}; Ctrl-C cancels them")
             here = -1
             while True:
                 if cluster.workers != here:
@@ -125,7 +125,7 @@ def slurm(
                     note(f"{here} of {request.workers} workers are there")
                 ended, problem = cluster.renew()
                 if ended:
-                    note(problem or f"{ended} jobs have ended; as many are submitted anew")
+                    note(problem or f"jobs that ended and are submitted anew: {ended}")
                 time.sleep(_LOOK_EVERY_S)
     except Preempted:
         raise
