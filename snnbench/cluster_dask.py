@@ -260,14 +260,15 @@ def _ask_to_stop(key: str) -> None:
 
 
 class _Abandoned(BaseException):
-    """The coordinator has left or given up: ends the job wherever it speaks next."""
+    """The coordinator has left or given up, or this worker leaves: ends the job wherever it speaks next."""
 
 
 class _EventWire:
     def __init__(self, topic: str, key: str) -> None:
-        from distributed import get_worker
+        from distributed import Status, get_worker
 
         self._worker = get_worker()
+        self._leaving = {Status.closing, Status.closed}
         self._topic, self._key = topic, key
         self.told = 0
 
@@ -283,7 +284,7 @@ class _EventWire:
     def _end_if_abandoned(self) -> None:
         # the scheduler releases what a client cancelled, or had when it left
         task = self._worker.state.tasks.get(self._key)
-        if task is None or task.state == "cancelled":
+        if task is None or task.state == "cancelled" or self._worker.status in self._leaving:
             raise _Abandoned
 
 

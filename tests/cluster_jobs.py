@@ -113,6 +113,22 @@ def ticks(path: Path, wire: Wire) -> None:
         time.sleep(0.01)
 
 
+def until_ended(path: Path, wire: Wire) -> None:
+    """Tells for ever; leaves a file when it is ended by what it tells, but not when its process ends."""
+    try:
+        while True:
+            wire.tell(0)
+            time.sleep(0.01)
+    except BaseException:
+        path.touch()
+        raise
+
+
+async def leave(dask_worker: Any) -> None:
+    """Makes a worker of Dask leave, as the end of its lifetime would; does not wait for it."""
+    dask_worker.loop.add_callback(dask_worker.close_gracefully)
+
+
 def gpu_seen(number: int, wire: Wire) -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 

@@ -115,6 +115,9 @@ JSON_COMMANDS: dict[str, Callable[[World, Path], list[object]]] = {
     ],
     "track sync": lambda w, t: ["track", "sync", waiting(w.run, t)],
     "track import": lambda w, t: ["track", "import", w.run, *view_in(t)],
+    "cluster slurm": lambda w, t: [
+        *("cluster", "slurm", "--cores", 2, "--memory", "4GB", "--walltime", "1:00:00", "--script"),
+    ],
     "env": lambda w, t: ["env"],
 }
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from distributed import Client
 
 from snnbench import cluster_dask, paths
 from snnbench.cluster import Cluster, Failure, _LocalCluster, _one_gpu, open_cluster
@@ -262,6 +263,26 @@ def test_a_worker_of_another_version_is_refused(tmp_path: Path):
             open_cluster(dask.address),
         ):
             pass
+
+
+def test_a_worker_that_leaves_ends_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As one does at the end of its lifetime: it does not compute on for nobody until it is killed."""
+    monkeypatch.setattr(cluster_dask, "WAIT_FOR_WORKERS_S", 1.0)
+    told: list[Path] = []
+
+    def heard(job: Path, report: int) -> None:
+        if not told:
+            with Client(processes.address, set_as_default=False) as client:
+                client.run(cluster_jobs.leave)
+        told.append(job)
+
+    with DaskProcesses(tmp_path / "cluster") as processes:
+        processes.start_worker()
+        processes.wait_for_workers(1)
+        with open_cluster(processes.address) as cluster:
+            with pytest.raises(SnnbenchError, match="without a worker"):
+                cluster.run(cluster_jobs.until_ended, [tmp_path / "end"], heard=heard, done=ignore)
+            wait_until((tmp_path / "end").exists)
 
 
 # --- seeds of a bench

@@ -1,12 +1,16 @@
-"""`snnbench cluster`: workers for --scheduler."""
+"""`snnbench cluster`: workers for `--scheduler`."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import click
 
 from snnbench.cli.common import answer, json_option, note
+from snnbench.preemption import Preempted
+
+_LOOK_EVERY_S = 1.0
 
 
 @click.group("cluster")
@@ -14,7 +18,7 @@ def cluster_command() -> None:
     """Workers on other machines, for --scheduler of other commands.
 
     \b
-    Example: snnbench cluster slurm --jobs 4 --cores 8 --memory 32GB
+    Example: snnbench cluster slurm --jobs 4 --cores 8 --memory 32GB --walltime 24:00:00 --script
     """
 
 
@@ -23,77 +27,107 @@ def cluster_command() -> None:
 @click.option(
     "--cores",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Of each job, with a worker for each.",
+    required=True,
+    help="Cores of one job, each of which is a worker.",
 )
-@click.option("--gpu", is_flag=True, help="A GPU for each job, and one worker in all.")
-@click.option("--memory", default="4GB", show_default=True, metavar="SIZE", help="Of each job.")
 @click.option(
-    "--walltime", default="24:00:00", show_default=True, metavar="TIME", help="Of each job."
+    "--gpus",
+    type=click.IntRange(0),
+    default=0,
+    help="GPUs of one job; then each GPU is a worker, and not each core.",
 )
-@click.option("--interface", metavar="NAME", help="Network that the nodes share, as ib0.")
-@click.option("--partition", metavar="NAME")
-@click.option("--account", metavar="NAME")
+@click.option("--memory", metavar="SIZE", required=True, help="Memory of one job, such as 32GB.")
+@click.option(
+    "--walltime",
+    metavar="[D-]HH:MM:SS",
+    required=True,
+    help="Of one job; longer than a seed takes, because a seed that its end cuts off is begun anew.",
+)
+@click.option(
+    "--interface",
+    metavar="NAME",
+    help="Network that this machine and the nodes share, such as ib0; default: that of the default route.",
+)
+@click.option("--partition", metavar="NAME", help="Partition (queue) of Slurm.")
+@click.option("--account", metavar="NAME", help="Account of Slurm.")
 @click.option(
     "--directive",
     "directives",
     multiple=True,
     metavar="OPTION",
-    help="One more for sbatch, as --directive=--constraint=a100. May be repeated.",
+    help="One more option of sbatch, such as --directive --constraint=icelake. May be repeated.",
 )
 @click.option(
-    "--prologue",
-    multiple=True,
-    metavar="LINE",
-    help="Shell before the worker starts, as 'module load cuda'. May be repeated.",
+    "--logs",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for what workers say, which the nodes reach, too; default: SNNBENCH_HOME/slurm.",
 )
-@click.option("--script", is_flag=True, help="Show the job's script and submit nothing.")
+@click.option("--script", is_flag=True, help="Only print the job script; needs no Slurm.")
 @json_option
 def slurm(
     jobs: int,
     cores: int,
-    gpu: bool,
+    gpus: int,
     memory: str,
     walltime: str,
     interface: str | None,
     partition: str | None,
     account: str | None,
     directives: tuple[str, ...],
-    prologue: tuple[str, ...],
+    logs: Path | None,
     script: bool,
     as_json: bool,
 ) -> None:
-    """Start a Dask scheduler here and its workers as Slurm jobs, until Ctrl-C, which cancels them.
+    """Ask Slurm for workers, and keep them until Ctrl-C.
 
-    The address it prints is for --scheduler of `bench` and `sweep run`. Start it where Slurm takes jobs and
-    where it may stay, in tmux for example, from the environment that the workers are to have.
+    Called on a login node. Starts a Dask scheduler here, submits the jobs, prints the address for
+    --scheduler, tells how many workers are there, and replaces jobs that reach their walltime. Ctrl-C or
+    SIGTERM cancels all jobs. Needs dask-jobqueue: pip install 'snnbench[slurm]'.
+
+    Whoever reaches the scheduler's port can run code as you (docs/scale.md, Trust).
 
     \b
-    Example: snnbench cluster slurm --jobs 4 --cores 8 --memory 32GB --interface ib0
+    Example: snnbench cluster slurm --jobs 4 --cores 8 --memory 32GB --walltime 24:00:00 --interface ib0
     """
-    from snnbench.cluster_slurm import JobSpec, slurm_cluster
-    from snnbench.preemption import Preempted
+    from snnbench.cluster_slurm import SlurmRequest, job_script, open_slurm
+    from snnbench.paths import home_dir
 
-    spec = JobSpec(
-        cores, memory, walltime, gpu, interface, partition, account, directives, prologue
+    request = SlurmRequest(
+        jobs=jobs,
+        cores=cores,
+        memory=memory,
+        walltime=walltime,
+        log_folder=logs or home_dir() / "slurm",
+        gpus=gpus,
+        interface=interface,
+        partition=partition,
+        account=account,
+        directives=directives,
     )
-    with slurm_cluster(spec) as cluster:
-        if script:
-            answer(as_json, {"script": cluster.script}, cluster.script)
-            return
-        cluster.submit(jobs)
-        wanted = jobs * spec.workers
-        facts = {"address": cluster.address, "jobs": jobs, "workers": wanted}
-        answer(as_json, facts, f"--scheduler {cluster.address}")
-        try:
-            there = -1
+    if script:
+        text = job_script(request)
+        answer(as_json, {"script": text}, text.removesuffix("\n"))
+        return
+    try:
+        with open_slurm(request) as cluster:
+            facts = {
+                "scheduler": cluster.address,
+                "jobs": jobs,
+                "workers": request.workers,
+                "logs": str(request.log_folder),
+            }
+            answer(as_json, facts, f"--scheduler {cluster.address}")
+            note(f"jobs submitted: {jobs}; logs in {request.log_folder}; Ctrl-C cancels them")
+            here = -1
             while True:
-                if cluster.workers != there:
-                    there = cluster.workers
-                    note(f"{there} of {wanted} workers; Ctrl-C ends them")
-                time.sleep(1)
-        except Preempted:
-            raise
-        except KeyboardInterrupt:
-            note("cancelling the jobs")
+                if cluster.workers != here:
+                    here = cluster.workers
+                    note(f"{here} of {request.workers} workers are there")
+                ended, problem = cluster.renew()
+                if ended:
+                    note(problem or f"jobs that ended and are submitted anew: {ended}")
+                time.sleep(_LOOK_EVERY_S)
+    except Preempted:
+        raise
+    except KeyboardInterrupt:
+        note("the jobs are cancelled")  # the usual end, and no failure
