@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from snnbench.checkpoint import build_for
 from snnbench.data_prep.batch import EventBatch
@@ -129,6 +131,32 @@ def test_batches_of_other_sizes_are_computed_apart(sizes: tuple[int, ...]):
 def test_a_stack_by_triton_agrees_with_single_networks(model: str):
     spec = zoo_spec(model, train__dt_s=0.01)
     assert_as_if_alone(spec, "triton", tolerance=1e-5)
+
+
+class Counting(TorchDispatchMode):
+    """How often operators are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@needs_triton
+def test_the_scans_of_a_stack_are_as_many_as_those_of_one_network():
+    spec = zoo_spec("rec-lif", train__dt_s=0.01)
+    given: dict[str, Any] = {"engine": "triton", "sizes": (2, 2, 2), "device": CPU}
+    with Counting() as stack:
+        passes(spec, together=True, **given)
+    with Counting() as single:
+        passes(spec, together=False, **given)
+    # one hidden layer and the readout, there and back
+    for name in ("snnbench.scan_cuda.default", "snnbench.scan_cuda_backward.default"):
+        assert (stack.calls[name], single.calls[name]) == (2, 3 * 2)
+    assert stack.calls.total() < single.calls.total()
 
 
 @pytest.mark.gpu
