@@ -363,8 +363,15 @@ def titled_figure(
 
 def _settle(figure: Figure) -> None:
     """Lay the axes out once, at rounded places: the layout's solver differs in the last digits."""
+    if figure.get_layout_engine() is None:
+        return  # saved before, in another format
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
+    with matplotlib.rc_context(
+        {"figure.constrained_layout.use": False, "figure.autolayout": False}
+    ):
+        # none at all, rather than one that does nothing: for that one every format is drawn twice
+        figure.set_layout_engine(None)
     for axes in figure.axes:
         corners = np.round(axes.get_position(original=True).get_points(), 5)
         axes.set_position(Bbox(corners), which="original")

@@ -449,6 +449,7 @@ def test_a_sweep_in_other_processes_is_the_sweep_in_this_one(
     assert sorted(there.trials)[0].epochs == 2
 
 
+@pytest.mark.slow  # the quick suite kills workers of the command, tests/faults/test_killed_processes.py
 def test_a_killed_worker_costs_a_sweep_nothing(data: Path, tmp_path: Path):
     sweep = sweep_on(data)
     here = run_trials_of(sweep, data, tmp_path / "here", 3, None)

@@ -87,6 +87,7 @@ def test_a_stopped_bench_goes_on_to_the_same_end(data: Path, tmp_path: Path):
     assert results(again) == results(expected)
 
 
+@pytest.mark.slow  # the quick suite kills workers of the command, tests/faults/test_killed_processes.py
 def test_a_killed_process_changes_nothing(data: Path, tmp_path: Path):
     expected = run_jobs(jobs_in(tmp_path / "a", data), workers=1, on_epoch=ignore, on_batch=ignore)
     killed: list[int] = []
