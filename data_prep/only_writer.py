@@ -9,42 +9,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from snnbench.errors import SnnbenchError
+from snnbench.locks import one_process
 
 
 @contextmanager
 def only_writer(out: Path) -> Iterator[None]:
-    """Hold `out` for this process during the block, and start without leftovers.
-
-    The lock is the operating system's (`.<name>.lock` beside `out`), which ends with the process that
-    holds it, however that ends. So whoever holds it may remove all temporary files of `out` and of
-    its parts: their writers are gone.
+    """Hold `out` for this process during the block, and start without leftovers of it and its parts.
 
     Raises
     ------
     SnnbenchError
         Another process holds `out`, or its folder cannot be written.
     """
-    import filelock
-
-    path = out.with_name(f".{out.name}.lock")
-    lock = filelock.FileLock(path, timeout=0)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout:
-        raise SnnbenchError(
-            f"{out}: another process is making it at this moment; wait for it, or write to another place"
-        ) from None
-    except OSError as error:
-        raise SnnbenchError(f"{out}: cannot write: {error.strerror or error}") from error
-    try:
+    with one_process(out) as mine:
+        if not mine:
+            raise SnnbenchError(
+                f"{out}: another process is making it at this moment; wait for it, or write to another place"
+            )
         for leftover in _leftovers(out):
             leftover.unlink(missing_ok=True)
         yield
-    finally:
-        # while it is held: a process that has opened the removed file sees that, and opens it anew
-        path.unlink(missing_ok=True)
-        lock.release()
 
 
 def parts_folder(out: Path) -> Path:

@@ -154,16 +154,13 @@ def _make_missing(
 
 
 def _done(finished: Callable[[Job], None], job: Job, outcome: Any) -> None:
-    if not isinstance(outcome, Failure):
-        finished(job)
-    elif outcome.kind == "killed":
-        raise SnnbenchError(
+    if isinstance(outcome, Failure):
+        raise outcome.as_error(
             "a conversion worker was killed (out of memory?) while it read"
             f" {job.recordings[0].source_id} and what follows: {outcome.message}; finished parts are"
             " kept, run again, perhaps with fewer --workers"
         )
-    else:
-        raise outcome.error or SnnbenchError(outcome.message)
+    finished(job)
 
 
 def _make_shard_in_worker(job: Job, wire: Wire) -> None:

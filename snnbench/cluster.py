@@ -33,6 +33,9 @@ LOCAL = "local"
 ATTEMPTS = 3
 """How often a job is begun before we believe that it is the job that kills its process."""
 
+_TELL_EVERY_S = 0.2
+"""How often a job tells how far it is."""
+
 _PATIENCE_S = 30.0
 """A process that was told to end gets this long, so that it can tell MLflow."""
 
@@ -59,6 +62,25 @@ class Failure:
     message: str
     error: Exception | None = field(default=None, compare=False)
     """Of kind `error`: what was raised, with the traceback of the other process as a note."""
+
+    def as_error(self, killed: str) -> Exception:
+        """What to raise for it: the job's own error, or one that says `killed` where its process was."""
+        if self.kind == "killed":
+            return SnnbenchError(killed)
+        return self.error or SnnbenchError(self.message)
+
+
+def seldom(tell: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The same, but for what comes within a moment of what was told last: that is left out."""
+    told_at = 0.0
+
+    def tell_seldom(report: Any) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= _TELL_EVERY_S:
+            told_at = time.monotonic()
+            tell(report)
+
+    return tell_seldom
 
 
 Work = Callable[[Any, Wire], Any]

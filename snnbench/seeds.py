@@ -9,7 +9,6 @@ but for rounding in a stack on a GPU.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -18,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnbench.bench import RECORD_FILE, Seed, finished_record, run_fold, run_seed, run_stack
-from snnbench.cluster import LOCAL, Cluster, Failure, Wire, local_slots, open_cluster
-from snnbench.errors import SnnbenchError
+from snnbench.cluster import LOCAL, Cluster, Failure, Wire, local_slots, open_cluster, seldom
 from snnbench.paths import read_folder, write_bytes, write_folder
 from snnbench.protocol import FOLD_FILE, FOLDS, fold_file, speakers
 from snnbench.record import RunRecord
@@ -36,9 +34,6 @@ if TYPE_CHECKING:
 
 OnEpoch = Callable[[RunSpec, "EpochReport"], None]
 OnBatch = Callable[[RunSpec, "BatchReport"], None]
-
-_REPORT_EVERY_S = 0.2
-"""How often a run in a process of its own tells how far it is within an epoch."""
 
 
 @dataclass(frozen=True)
@@ -255,26 +250,20 @@ def _pass_on(on_epoch: OnEpoch, on_batch: OnBatch, jobs: Sequence[Job], report: 
 
 
 def _raise_failure(jobs: Sequence[Job], outcome: Any) -> None:
-    if not isinstance(outcome, Failure):
-        return
-    if outcome.kind == "killed":
+    if isinstance(outcome, Failure):
         several = " or a smaller --stack" if len(jobs) > 1 else ""
-        raise SnnbenchError(
+        raise outcome.as_error(
             f"{jobs[0].spec.run_id}: a run's process was killed ({outcome.message}; out of memory?);"
             f" finished epochs are kept, run the same command again, perhaps with fewer --workers{several}"
         )
-    raise outcome.error or SnnbenchError(outcome.message)
 
 
 def _run_in_worker(jobs: Sequence[Job], wire: Wire, *, wait: bool = True) -> list[str]:
     numbers = {job.spec.run_id: number for number, job in enumerate(jobs)}
-    told_at = [0.0] * len(jobs)
+    tell_of = {run_id: seldom(wire.tell) for run_id in numbers}
 
     def on_batch(spec: RunSpec, report: BatchReport) -> None:
-        number = numbers[spec.run_id]
-        if time.monotonic() - told_at[number] >= _REPORT_EVERY_S:
-            told_at[number] = time.monotonic()
-            wire.tell((number, report))
+        tell_of[spec.run_id]((numbers[spec.run_id], report))
 
     def on_epoch(spec: RunSpec, report: EpochReport) -> None:
         wire.tell((numbers[spec.run_id], report))
@@ -359,14 +348,6 @@ def _fold_in_worker(fold: FoldJob, wire: Wire) -> None:
     """Do a fold, if no other process is at it; that one's is then found, or waited for, by the seed."""
     from snnbench.data_prep.store import SpikeDataset
 
-    told_at = 0.0
-
-    def on_batch(report: BatchReport) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at >= _REPORT_EVERY_S:
-            told_at = time.monotonic()
-            wire.tell(report)
-
     job = fold.job
     with only_trainer(fold.file.parent, wait=False) as mine:
         if mine:
@@ -377,7 +358,7 @@ def _fold_in_worker(fold: FoldJob, wire: Wire) -> None:
                     dataset,
                     folder=job.folder,
                     device=resolve_device(job.device),
-                    on_batch=on_batch,
+                    on_batch=seldom(wire.tell),
                     engine=job.engine,
                 )
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnbench.cluster import Cluster, Failure, Wire
-from snnbench.errors import SnnbenchError
 from snnbench.trial import TrialEpoch, TrialJob, TrialOutcome, run_trial
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def run_trials(
     def done(job: RemoteTrial, outcome: Any) -> None:
         if isinstance(outcome, Failure):
             if outcome.kind == "error":  # of our own making: a trial's errors are outcomes
-                raise outcome.error or SnnbenchError(outcome.message)
+                raise outcome.as_error(outcome.message)
             outcome = TrialOutcome("error", message=f"{outcome.message} (out of memory?)")
         coordinator.done(job.trial, outcome)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.dask_cluster import DaskProcesses
 
 # a busy machine is no reason to fail: no example has a time limit
 hypothesis.settings.register_profile("snnbench", deadline=None)
@@ -42,6 +45,15 @@ def cochlea_tables(tables: Path, tmp_path: Path, _private_folders: None) -> None
     """Let this test, and the processes it starts, find the session's tables."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / tables.name).symlink_to(tables)
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
+    """A Dask scheduler and two workers with a data folder of their own."""
+    with DaskProcesses(tmp_path_factory.mktemp("dask")) as processes:
+        processes.start_worker()
+        processes.start_worker()
+        yield processes
 
 
 @pytest.fixture(autouse=True, scope="session")

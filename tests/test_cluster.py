@@ -43,15 +43,6 @@ from tests.tiny_data import make_samples, write_dataset
 QUICK_WORDS = {"model.hidden": [12], "train.epochs": 1, "train.dt_s": 0.01}
 
 
-@pytest.fixture(scope="module")
-def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
-    """A scheduler and two workers with a data folder of their own."""
-    with DaskProcesses(tmp_path_factory.mktemp("dask")) as processes:
-        processes.start_worker()
-        processes.start_worker()
-        yield processes
-
-
 @pytest.fixture(params=["local", "dask"])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster[Any]]:
     """Two slots, here and there."""

@@ -21,7 +21,6 @@ from snnbench.studies.study import Data, Job, load_study
 from tests.cluster_jobs import DiesOnce, needs_file
 from tests.commands import many_digits, snnbench, strict_json
 from tests.dask_cluster import DaskProcesses
-from tests.test_cluster import dask  # noqa: F401
 from tests.tiny_images import IDX_NAMES, image_recipe, write_images
 
 IMAGES = 2 * 500 + 40
@@ -50,7 +49,7 @@ def convert(source: Path, out: Path, *, recipe: Recipe | None = None, **how: obj
 
 def test_the_file_is_the_one_that_is_made_here(
     images: Path,
-    dask: DaskProcesses,  # noqa: F811
+    dask: DaskProcesses,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -62,7 +61,7 @@ def test_the_file_is_the_one_that_is_made_here(
 
 def test_other_sources_are_refused_by_name(
     images: Path,
-    dask: DaskProcesses,  # noqa: F811
+    dask: DaskProcesses,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -95,7 +94,7 @@ def test_other_sources_are_refused_by_name(
 
 def test_a_worker_that_dies_is_replaced(
     images: Path,
-    dask: DaskProcesses,  # noqa: F811
+    dask: DaskProcesses,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -112,7 +111,7 @@ def test_a_worker_that_dies_is_replaced(
 @pytest.mark.slow
 @pytest.mark.usefixtures("cochlea_tables")
 def test_sound_is_the_same_there(
-    dask: DaskProcesses,  # noqa: F811
+    dask: DaskProcesses,
     tmp_path: Path,
 ) -> None:
     source = many_digits(tmp_path / "sound", range(5, 12))
@@ -126,7 +125,7 @@ def test_sound_is_the_same_there(
 
 
 def test_a_study_is_the_same_there(
-    dask: DaskProcesses,  # noqa: F811
+    dask: DaskProcesses,
     tmp_path: Path,
 ) -> None:
     dask.wait_for_workers(2)
@@ -142,7 +141,7 @@ def test_a_study_is_the_same_there(
 
 
 def test_a_study_whose_worker_lacks_a_file_says_where(
-    dask: DaskProcesses,  # noqa: F811
+    dask: DaskProcesses,
     tmp_path: Path,
 ) -> None:
     dask.wait_for_workers(2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gc
 import math
 import signal
@@ -19,7 +18,6 @@ from snnbench.models.network_base import Network
 from snnbench.preemption import Preempted, noticed
 from snnbench.spec import RunSpec
 from snnbench.train import (
-    MODEL_FILE,
     RESUME_FILE,
     BatchReport,
     EpochReport,
@@ -27,6 +25,7 @@ from snnbench.train import (
     fit,
     fit_stack,
 )
+from tests.faults.test_stopped_training import outcome
 from tests.toy_spikes import toy_spec, toy_split
 
 CPU = torch.device("cpu")
@@ -59,18 +58,6 @@ def together(specs: list[RunSpec], runs: Path, **options: Any) -> list[FitResult
 def alone(spec: RunSpec, runs: Path, **options: Any) -> FitResult:
     given: dict[str, Any] = {"device": CPU, "engine": "reference", "resume": True, **options}
     return fit(spec, TRAIN, VALID, folder=runs / str(spec.seed), **given)
-
-
-def outcome(folder: Path) -> tuple[bytes, list[list[str]], dict[str, bytes]]:
-    """Best weights, figures of every epoch but times, and the whole last state."""
-    with open(folder / "history.csv", newline="") as file:
-        rows = [
-            [value for name, value in row.items() if "second" not in name and "per_s" not in name]
-            for row in csv.DictReader(file)
-        ]
-    state = load_tensors(folder / RESUME_FILE).tensors
-    values = {name: t.numpy().tobytes() for name, t in state.items()}
-    return (folder / MODEL_FILE).read_bytes(), rows, values
 
 
 def assert_same_ends(a: Path, b: Path, seeds: tuple[int, ...] = SEEDS) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from snnbench.cluster import LOCAL, Cluster, Failure, Wire, Work, open_cluster
+from snnbench.cluster import LOCAL, Cluster, Failure, Wire, Work, open_cluster, seldom
 from snnbench.errors import SnnbenchError
 from snnbench.metrics import summarise
 from snnbench.paths import read_folder, write_folder, write_text
@@ -22,8 +22,6 @@ from snnbench.studies.study import Data, Job, Report, Study, Verdict
 
 PARTS = "parts"
 """Folder of the jobs' results, within a study's folder."""
-
-_TELL_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -205,12 +203,10 @@ def _side_by_side(
 
     def done(piece: tuple[Job, Path], outcome: Any) -> None:
         if isinstance(outcome, Failure):
-            if outcome.kind == "killed":
-                raise SnnbenchError(
-                    f"{piece[0].key}: a job's process was killed ({outcome.message}; out of memory?); what"
-                    " is done is kept, run the same command again, perhaps with fewer --workers"
-                )
-            raise outcome.error or SnnbenchError(outcome.message)
+            raise outcome.as_error(
+                f"{piece[0].key}: a job's process was killed ({outcome.message}; out of memory?); what"
+                " is done is kept, run the same command again, perhaps with fewer --workers"
+            )
         if outcome is not None:
             write_folder(piece[1].parent, outcome, last=piece[1].name)
         heard(piece, 1.0)
@@ -220,7 +216,7 @@ def _side_by_side(
 
 def _do_in_worker(piece: tuple[Job, Path], wire: Wire) -> None:
     job, path = piece
-    _do(job, path, _reporter(wire))
+    _do(job, path, seldom(wire.tell))
 
 
 def _do_and_send(piece: tuple[Job, Path], wire: Wire) -> dict[str, bytes]:
@@ -228,22 +224,10 @@ def _do_and_send(piece: tuple[Job, Path], wire: Wire) -> dict[str, bytes]:
     job, path = piece
     with tempfile.TemporaryDirectory(prefix="snnbench-") as folder:
         try:
-            _do(job, Path(folder) / path.name, _reporter(wire))
+            _do(job, Path(folder) / path.name, seldom(wire.tell))
         except SnnbenchError as error:
             raise SnnbenchError(f"host {platform.node()}: {error}") from error
         return read_folder(Path(folder))
-
-
-def _reporter(wire: Wire) -> Report:
-    told_at = 0.0
-
-    def report(fraction: float) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at >= _TELL_EVERY_S:
-            told_at = time.monotonic()
-            wire.tell(fraction)
-
-    return report
 
 
 def _part_of(progress: Callable[[float], None], before: int, fraction: float) -> None:
